@@ -1,0 +1,3 @@
+//! The node agent of Mesh CNI.
+
+pub mod model;

@@ -1,0 +1,5 @@
+//! CORE: the world as the agent knows it.
+
+pub mod identity;
+
+pub use identity::Identity;

@@ -1,0 +1,25 @@
+//! What the kernel programs, the agent and the CNI binary must agree on, byte for byte or decision for decision.
+//!
+//! Invariant: no I/O, no allocation (outside `cni`), no dependency on any other crate of ours. Everything the
+//! eBPF object uses compiles for `bpfel-unknown-none` and passes the verifier; the same functions run in host tests.
+
+#![no_std]
+
+#[macro_use]
+mod abi;
+pub mod addr;
+#[cfg(feature = "cni")]
+pub mod cni;
+pub mod maps;
+pub mod names;
+pub mod packet;
+pub mod steer;
+pub mod verdict;
+
+/// Version of every type in [`maps`] and of the map set in [`names`]; kept in the `CONFIG` map.
+///
+/// Bump it whenever one of them changes: an agent refuses pinned maps of another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// The HBONE port: inbound tunnels of an enrolled pod arrive on `<pod address>:15008`.
+pub const HBONE_PORT: u16 = 15008;

@@ -1,0 +1,143 @@
+//! Keys and values of the maps, one type for both sides.
+//!
+//! Integers are in the machine's byte order unless the field says otherwise; ports are big-endian bytes as on the wire.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::addr::Addr;
+
+/// Bits of [`Pod::flags`] and [`Workload::flags`].
+pub mod flags {
+    /// The workload is part of the mesh: its TCP traffic is captured or short-cut, never sent in plaintext to a peer
+    /// that is enrolled too.
+    pub const ENROLLED: u32 = 1;
+    /// The workload runs on this node and [`super::Workload::ifindex`] names its device.
+    pub const LOCAL: u32 = 2;
+    /// The agent may hold sockets with this workload's address: set at enrolment and kept until the pod is gone, so that
+    /// open connections survive a change of labels.
+    pub const SOCKETS: u32 = 4;
+    /// Plaintext TCP to this workload is refused (PeerAuthentication mode STRICT).
+    pub const STRICT: u32 = 8;
+}
+
+/// `PODS`: host-side interface index of a local pod's veth -> the pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Pod {
+    /// Its IPv4 address, or [`Addr::NONE`].
+    pub addr4: Addr,
+    /// Its IPv6 address, or [`Addr::NONE`].
+    pub addr6: Addr,
+    /// Workload id, unique on this node while the workload lives.
+    pub workload: u32,
+    /// Bits of [`flags`].
+    pub flags: u32,
+    /// MAC address of the pod's end of the veth.
+    pub mac: [u8; 6],
+    /// MAC address of the host's end of the veth.
+    pub host_mac: [u8; 6],
+}
+abi!(Pod, size = 52, align = 4);
+
+/// `WORKLOADS`: address -> the workload that owns it, anywhere in the cluster.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Workload {
+    /// Workload id, unique on this node while the workload lives.
+    pub id: u32,
+    /// Bits of [`flags`].
+    pub flags: u32,
+    /// Host-side interface index of its veth when [`flags::LOCAL`], otherwise 0.
+    pub ifindex: u32,
+}
+abi!(Workload, size = 12, align = 4);
+
+/// `SERVICES`: service address -> the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Service {
+    /// Service id, unique on this node while the service lives.
+    pub id: u32,
+}
+abi!(Service, size = 4, align = 4);
+
+/// `FLOWS`: a TCP flow seen from one local pod. A flow between two pods of a node has two entries.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable,
+)]
+pub struct FlowKey {
+    /// The local pod's address.
+    pub pod: Addr,
+    /// The other end's address, as the pod sees it.
+    pub peer: Addr,
+    /// The local pod's port, big-endian.
+    pub pod_port: [u8; 2],
+    /// The other end's port, big-endian.
+    pub peer_port: [u8; 2],
+}
+abi!(FlowKey, size = 36, align = 1);
+
+impl FlowKey {
+    /// The same flow seen from its other end.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            pod: self.peer,
+            peer: self.pod,
+            pod_port: self.peer_port,
+            peer_port: self.pod_port,
+        }
+    }
+}
+
+/// How a recorded flow travels; flows that the agent carries have no record.
+///
+/// The record is what keeps the segments of a dead tunnel inside: an enrolled pod's segment without socket and without
+/// record is never forwarded. Losing a record therefore closes, it does not open.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Flow {
+    /// [`Flow::PLAIN`] or [`Flow::LOCAL`].
+    pub path: u32,
+}
+abi!(Flow, size = 4, align = 4);
+
+impl Flow {
+    /// Through the node's stack, as without the mesh.
+    pub const PLAIN: Self = Self { path: 1 };
+    /// Redirected between two enrolled pods of this node.
+    pub const LOCAL: Self = Self { path: 2 };
+}
+
+/// `CONFIG`: one entry, written by the agent before any program is attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Config {
+    /// [`crate::ABI_VERSION`] of the agent that made the maps.
+    pub abi_version: u32,
+}
+abi!(Config, size = 4, align = 4);
+
+/// Index of a listener in the `LISTENERS` socket map.
+///
+/// A slot holds the listening socket of whichever agent serves now; an empty slot drops, it never passes.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Connections that start in an enrolled pod.
+    Outbound = 0,
+    /// HBONE tunnels for an enrolled pod.
+    Inbound = 2,
+}
+
+impl Slot {
+    /// Number of entries of the map.
+    pub const COUNT: u32 = 4;
+
+    /// The entry for one address family.
+    #[inline(always)]
+    pub const fn index(self, v6: bool) -> u32 {
+        self as u32 + v6 as u32
+    }
+}

@@ -1,0 +1,33 @@
+//! TC ingress at the host end of a pod's veth: source check, capture by the agent, the short cut to a neighbour.
+//!
+//! Needs Linux 5.10 (`bpf_redirect_peer`).
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use mesh_common::steer;
+use mesh_common::verdict::{Hook, Outcome};
+
+use super::act;
+use crate::ctx::{Action, DROP, Skb};
+use crate::maps::{Maps, pod};
+use crate::report::count;
+
+#[classifier]
+fn from_pod(ctx: TcContext) -> Action {
+    let skb = Skb(&ctx);
+    skb.clear_mark();
+    let Some(pod) = pod(skb.ifindex()) else {
+        count(Hook::FromPod, Outcome::UnknownPod);
+        return DROP;
+    };
+    let Some(frame) = skb.frame() else {
+        count(Hook::FromPod, Outcome::Malformed);
+        return DROP;
+    };
+    act(
+        Hook::FromPod,
+        &skb,
+        &frame,
+        &steer::from_pod(&Maps, &pod, &frame),
+    )
+}

@@ -1,0 +1,32 @@
+//! TC egress at the host end of a pod's veth: judges what is about to reach the pod and is not judged yet.
+//!
+//! Needs Linux 5.10.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use mesh_common::steer;
+use mesh_common::verdict::{Hook, Outcome};
+
+use super::act;
+use crate::ctx::{Action, DROP, Skb};
+use crate::maps::{Maps, pod};
+use crate::report::count;
+
+#[classifier]
+fn to_pod(ctx: TcContext) -> Action {
+    let skb = Skb(&ctx);
+    let Some(pod) = pod(skb.ifindex()) else {
+        count(Hook::ToPod, Outcome::UnknownPod);
+        return DROP;
+    };
+    let Some(frame) = skb.frame() else {
+        count(Hook::ToPod, Outcome::Malformed);
+        return DROP;
+    };
+    act(
+        Hook::ToPod,
+        &skb,
+        &frame,
+        &steer::to_pod(&Maps, &pod, &frame, skb.origin()),
+    )
+}

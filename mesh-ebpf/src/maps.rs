@@ -1,0 +1,71 @@
+//! Every map of the object, pinned by name in the agent's directory so that the kernel carries on without the agent.
+
+#![expect(
+    unsafe_code,
+    reason = "map values are read through raw kernel pointers"
+)]
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use mesh_common::addr::Addr;
+use mesh_common::maps::{Config, Flow, FlowKey, Pod, Service, Slot, Workload};
+use mesh_common::steer::World;
+use mesh_common::verdict::COUNTERS as COUNTER_COUNT;
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
+#[map]
+pub(crate) static LISTENERS: SockMap = SockMap::pinned(Slot::COUNT, 0);
+#[map]
+pub(crate) static PODS: HashMap<u32, Pod> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static SERVICES: HashMap<Addr, Service> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static WORKLOADS: HashMap<Addr, Workload> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
+
+/// The maps as [`mesh_common::steer`] sees them.
+pub(crate) struct Maps;
+
+impl World for Maps {
+    #[inline(always)]
+    fn workload(&self, addr: &Addr) -> Option<Workload> {
+        // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period; it is copied at once.
+        unsafe { WORKLOADS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_service(&self, addr: &Addr) -> bool {
+        SERVICES.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        // SAFETY: an evicted entry may be reused while it is read; the value is one aligned word, old or new.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+}
+
+/// The pod at a host-side interface.
+#[inline(always)]
+pub(crate) fn pod(ifindex: u32) -> Option<Pod> {
+    // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period; it is copied at once.
+    unsafe { PODS.get(ifindex) }.copied()
+}
+
+/// Records how a flow travels; `false` when the kernel has no room.
+#[inline(always)]
+pub(crate) fn record(key: &FlowKey, flow: Flow) -> bool {
+    FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+}
+
+/// Forgets a flow.
+#[inline(always)]
+pub(crate) fn forget(key: &FlowKey) {
+    // Absent is what is wanted.
+    let _ = FLOWS.remove(key);
+}
