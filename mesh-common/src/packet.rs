@@ -143,6 +143,10 @@ fn ipv6<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
     src.copy_from_slice(&header[8..24]);
     let mut dst = [0; 16];
     dst.copy_from_slice(&header[24..40]);
+    // In the maps these stand for the IPv4 pod; no IPv6 packet has them (RFC 4942, 2.2).
+    if Addr(src).is_v4() || Addr(dst).is_v4() {
+        return None;
+    }
 
     let mut protocol = header[6];
     let mut offset = ETHERNET + 40;
