@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bpffs;
+pub mod counters;
 pub mod frames;
+pub mod netns;
+pub mod object;
 pub mod vectors;
 pub mod world;
