@@ -17,14 +17,28 @@ impl Bytes for [u8] {
 }
 
 /// What a frame carries, as far as steering cares.
+///
+/// Every field has a value whatever the class: an enum with fields would leave some undefined, LLVM copies those too, and
+/// the verifier refuses to read a register that was never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame {
+pub struct Frame {
+    /// What it is.
+    pub class: Class,
+    /// The packet of [`Class::Ip`], otherwise [`Packet::EMPTY`].
+    pub packet: Packet,
+}
+
+/// Classes of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An IP packet.
+    Ip,
     /// Address resolution: never leaves the link.
     Arp,
-    /// An IP packet.
-    Ip(Packet),
-    /// Any other EtherType.
+    /// Any other `EtherType`, or a VLAN tag.
     Other,
+    /// Headers that are cut short or contradict themselves.
+    Malformed,
 }
 
 /// An IP packet.
@@ -36,19 +50,23 @@ pub struct Packet {
     pub dst: Addr,
     /// The transport.
     pub transport: Transport,
+    /// The header of [`Transport::Tcp`].
+    pub tcp: Tcp,
+    /// The type of [`Transport::Icmp6`] (RFC 4443).
+    pub icmp6_type: u8,
 }
 
-/// The transport header of a packet.
+/// The transport of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A whole TCP header.
-    Tcp(Tcp),
+    Tcp,
     /// A fragment of a TCP segment, or of something that may turn out to be one; the first one included.
     TcpFragment,
-    /// `ICMPv6`, with its type (RFC 4443).
-    Icmp6(u8),
-    /// Anything else, by protocol number.
-    Other(u8),
+    /// `ICMPv6`.
+    Icmp6,
+    /// Anything else.
+    Other,
 }
 
 /// The part of a TCP header that steering reads.
@@ -63,21 +81,34 @@ pub struct Tcp {
 }
 
 impl Packet {
-    /// The flow as the sending pod sees it.
+    /// No packet.
+    pub const EMPTY: Self = Self {
+        src: Addr::NONE,
+        dst: Addr::NONE,
+        transport: Transport::Other,
+        tcp: Tcp {
+            src_port: [0; 2],
+            dst_port: [0; 2],
+            opens: false,
+        },
+        icmp6_type: 0,
+    };
+
+    /// The flow of a TCP packet as the sending pod sees it.
     #[inline(always)]
-    pub fn flow_of_source(&self, tcp: &Tcp) -> FlowKey {
+    pub fn flow_of_source(&self) -> FlowKey {
         FlowKey {
             pod: self.src,
             peer: self.dst,
-            pod_port: tcp.src_port,
-            peer_port: tcp.dst_port,
+            pod_port: self.tcp.src_port,
+            peer_port: self.tcp.dst_port,
         }
     }
 
-    /// The flow as the receiving pod sees it.
+    /// The flow of a TCP packet as the receiving pod sees it.
     #[inline(always)]
-    pub fn flow_of_destination(&self, tcp: &Tcp) -> FlowKey {
-        self.flow_of_source(tcp).reversed()
+    pub fn flow_of_destination(&self) -> FlowKey {
+        self.flow_of_source().reversed()
     }
 }
 
@@ -100,51 +131,53 @@ const MAX_EXTENSIONS: u32 = 6;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
-/// Reads an Ethernet frame; `None` when its headers are cut short or contradict themselves.
+/// Reads an Ethernet frame.
 #[inline(always)]
-pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Option<Frame> {
-    match u16::from_be_bytes(bytes.load(12)?) {
-        ETHERTYPE_IPV4 => ipv4(bytes).map(Frame::Ip),
-        ETHERTYPE_IPV6 => ipv6(bytes).map(Frame::Ip),
-        ETHERTYPE_ARP => Some(Frame::Arp),
-        _ => Some(Frame::Other),
+pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Frame {
+    let mut packet = Packet::EMPTY;
+    let class = match bytes.load(12).map(u16::from_be_bytes) {
+        Some(ETHERTYPE_IPV4) => ipv4(bytes, &mut packet),
+        Some(ETHERTYPE_IPV6) => ipv6(bytes, &mut packet),
+        Some(ETHERTYPE_ARP) => Some(Class::Arp),
+        Some(_) => Some(Class::Other),
+        None => None,
+    };
+    match class {
+        Some(class) => Frame { class, packet },
+        None => Frame {
+            class: Class::Malformed,
+            packet: Packet::EMPTY,
+        },
     }
 }
 
 /// RFC 791, with options.
 #[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
+fn ipv4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Option<Class> {
     let header: [u8; 20] = bytes.load(ETHERNET)?;
     let length = u32::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || length < 20 {
         return None;
     }
-    let src = Addr::v4([header[12], header[13], header[14], header[15]]);
-    let dst = Addr::v4([header[16], header[17], header[18], header[19]]);
+    packet.src = Addr::v4([header[12], header[13], header[14], header[15]]);
+    packet.dst = Addr::v4([header[16], header[17], header[18], header[19]]);
     let protocol = header[9];
     // More-fragments flag or a fragment offset; "don't fragment" and the reserved bit do not matter.
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    let transport = transport(bytes, ETHERNET + length, protocol, fragment)?;
-    Some(Packet {
-        src,
-        dst,
-        transport,
-    })
+    transport(bytes, ETHERNET + length, protocol, fragment, packet)
 }
 
 /// RFC 8200, with extension headers.
 #[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
+fn ipv6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Option<Class> {
     let header: [u8; 40] = bytes.load(ETHERNET)?;
     if header[0] >> 4 != 6 {
         return None;
     }
-    let mut src = [0; 16];
-    src.copy_from_slice(&header[8..24]);
-    let mut dst = [0; 16];
-    dst.copy_from_slice(&header[24..40]);
+    packet.src.0.copy_from_slice(&header[8..24]);
+    packet.dst.0.copy_from_slice(&header[24..40]);
     // In the maps these stand for the IPv4 pod; no IPv6 packet has them (RFC 4942, 2.2).
-    if Addr(src).is_v4() || Addr(dst).is_v4() {
+    if packet.src.is_v4() || packet.dst.is_v4() {
         return None;
     }
 
@@ -183,12 +216,7 @@ fn ipv6<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
     if is_extension(protocol) && !fragment {
         return None;
     }
-    let transport = transport(bytes, offset, protocol, fragment)?;
-    Some(Packet {
-        src: Addr(src),
-        dst: Addr(dst),
-        transport,
-    })
+    transport(bytes, offset, protocol, fragment, packet)
 }
 
 #[inline(always)]
@@ -209,25 +237,30 @@ fn transport<B: Bytes + ?Sized>(
     offset: u32,
     protocol: u8,
     fragment: bool,
-) -> Option<Transport> {
+    packet: &mut Packet,
+) -> Option<Class> {
     if fragment {
         // Extension headers in the fragmented part may hide TCP until it is put together again.
-        return Some(if protocol == PROTOCOL_TCP || is_extension(protocol) {
-            Transport::TcpFragment
-        } else {
-            Transport::Other(protocol)
-        });
+        if protocol == PROTOCOL_TCP || is_extension(protocol) {
+            packet.transport = Transport::TcpFragment;
+        }
+        return Some(Class::Ip);
     }
     match protocol {
         PROTOCOL_TCP => {
             let header: [u8; 20] = bytes.load(offset)?;
-            Some(Transport::Tcp(Tcp {
+            packet.transport = Transport::Tcp;
+            packet.tcp = Tcp {
                 src_port: [header[0], header[1]],
                 dst_port: [header[2], header[3]],
                 opens: header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN,
-            }))
+            };
         }
-        PROTOCOL_ICMPV6 => bytes.load(offset).map(|[kind]| Transport::Icmp6(kind)),
-        other => Some(Transport::Other(other)),
+        PROTOCOL_ICMPV6 => {
+            [packet.icmp6_type] = bytes.load(offset)?;
+            packet.transport = Transport::Icmp6;
+        }
+        _ => {}
     }
+    Some(Class::Ip)
 }

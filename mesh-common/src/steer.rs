@@ -11,7 +11,7 @@
 use crate::HBONE_PORT;
 use crate::addr::Addr;
 use crate::maps::{Flow, FlowKey, Pod, Slot, Workload, flags};
-use crate::packet::{Frame, Packet, Tcp, Transport};
+use crate::packet::{Class, Frame, Packet, Transport};
 use crate::verdict::Outcome;
 
 /// The maps that steering reads.
@@ -60,19 +60,20 @@ pub enum NoSocket {
 /// Judges a packet that leaves a pod (TC ingress at the host end of its veth).
 #[inline(always)]
 pub fn from_pod<W: World>(world: &W, pod: &Pod, frame: &Frame) -> Steer {
-    let packet = match frame {
-        Frame::Arp => return Steer::Pass,
-        Frame::Other => return Steer::Drop(Outcome::EtherType),
-        Frame::Ip(packet) => packet,
+    let packet = match frame.class {
+        Class::Arp => return Steer::Pass,
+        Class::Other => return Steer::Drop(Outcome::EtherType),
+        Class::Malformed => return Steer::Drop(Outcome::Malformed),
+        Class::Ip => &frame.packet,
     };
     if packet.src != pod.addr4 && packet.src != pod.addr6 {
         return foreign_source(packet);
     }
-    match &packet.transport {
-        Transport::Tcp(tcp) if tcp.opens => from_pod_opening(world, pod, packet, tcp),
-        Transport::Tcp(tcp) => from_pod_established(world, pod, packet, tcp),
+    match packet.transport {
+        Transport::Tcp if packet.tcp.opens => from_pod_opening(world, pod, packet),
+        Transport::Tcp => from_pod_established(world, pod, packet),
         Transport::TcpFragment if pod.flags & flags::SOCKETS != 0 => Steer::Drop(Outcome::Fragment),
-        Transport::TcpFragment | Transport::Icmp6(_) | Transport::Other(_) => Steer::Pass,
+        Transport::TcpFragment | Transport::Icmp6 | Transport::Other => Steer::Pass,
     }
 }
 
@@ -82,18 +83,20 @@ fn foreign_source(packet: &Packet) -> Steer {
     if packet.src.is_v4() || !packet.src.is_link_scoped_v6() {
         return Steer::Drop(Outcome::Spoofed);
     }
-    match packet.transport {
-        // Router solicitation, neighbour solicitation and advertisement (RFC 4861); never a router advertisement.
-        Transport::Icmp6(133 | 135 | 136) => Steer::Pass,
-        _ => Steer::Drop(Outcome::LinkLocal),
+    // Router solicitation, neighbour solicitation and advertisement (RFC 4861); never a router advertisement.
+    let discovery = matches!(packet.icmp6_type, 133 | 135 | 136);
+    if packet.transport == Transport::Icmp6 && discovery {
+        Steer::Pass
+    } else {
+        Steer::Drop(Outcome::LinkLocal)
     }
 }
 
 #[inline(always)]
-fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet, tcp: &Tcp) -> Steer {
+fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
     let enrolled = pod.flags & flags::ENROLLED != 0;
-    let hbone = tcp.dst_port == HBONE_PORT.to_be_bytes();
-    let flow = packet.flow_of_source(tcp);
+    let hbone = packet.tcp.dst_port == HBONE_PORT.to_be_bytes();
+    let flow = packet.flow_of_source();
     if enrolled && hbone {
         // Forwarded, it could collide with a tunnel that the agent opened from this pod's address.
         return Steer::Capture(Slot::Outbound, flow);
@@ -119,14 +122,14 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet, tcp: &Tcp) 
 }
 
 #[inline(always)]
-fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet, tcp: &Tcp) -> Steer {
+fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
     let peer = world.workload(&packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
     if !sockets && !peer.is_some_and(|peer| peer.flags & flags::SOCKETS != 0) {
         return Steer::Pass;
     }
     let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);
-    match world.flow(&packet.flow_of_source(tcp)) {
+    match world.flow(&packet.flow_of_source()) {
         Some(Flow::PLAIN) => return Steer::Pass,
         Some(_) => {
             return local.map_or(Steer::Drop(Outcome::NoFlow), |peer| {
@@ -137,7 +140,7 @@ fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet, tcp: &T
     }
     if !sockets {
         // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
-        return Steer::Socket(if tcp.dst_port == HBONE_PORT.to_be_bytes() {
+        return Steer::Socket(if packet.tcp.dst_port == HBONE_PORT.to_be_bytes() {
             NoSocket::Listener(Slot::Inbound)
         } else {
             NoSocket::Pass
@@ -167,15 +170,16 @@ pub enum Origin {
 /// Judges a packet that is about to reach a pod (TC egress at the host end of its veth).
 #[inline(always)]
 pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> Steer {
-    let packet = match frame {
-        Frame::Arp => return Steer::Pass,
-        Frame::Other => return Steer::Drop(Outcome::EtherType),
-        Frame::Ip(packet) => packet,
+    let packet = match frame.class {
+        Class::Arp => return Steer::Pass,
+        Class::Other => return Steer::Drop(Outcome::EtherType),
+        Class::Malformed => return Steer::Drop(Outcome::Malformed),
+        Class::Ip => &frame.packet,
     };
     let sockets = pod.flags & flags::SOCKETS != 0;
-    match &packet.transport {
-        Transport::Tcp(tcp) if tcp.opens => {
-            let flow = packet.flow_of_destination(tcp);
+    match packet.transport {
+        Transport::Tcp if packet.tcp.opens => {
+            let flow = packet.flow_of_destination();
             let strict = flags::ENROLLED | flags::STRICT;
             match origin {
                 Origin::Agent => Steer::PassAgent(flow),
@@ -183,8 +187,8 @@ pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> 
                 Origin::Forwarded | Origin::Node => Steer::PassNew(flow),
             }
         }
-        Transport::Tcp(tcp) if sockets && origin == Origin::Forwarded => {
-            match world.flow(&packet.flow_of_destination(tcp)) {
+        Transport::Tcp if sockets && origin == Origin::Forwarded => {
+            match world.flow(&packet.flow_of_destination()) {
                 Some(_) => Steer::Pass,
                 None => Steer::Drop(Outcome::NoFlow),
             }
@@ -192,7 +196,7 @@ pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> 
         Transport::TcpFragment if sockets && origin == Origin::Forwarded => {
             Steer::Drop(Outcome::Fragment)
         }
-        Transport::Tcp(_) | Transport::TcpFragment | Transport::Icmp6(_) | Transport::Other(_) => {
+        Transport::Tcp | Transport::TcpFragment | Transport::Icmp6 | Transport::Other => {
             Steer::Pass
         }
     }
@@ -203,21 +207,19 @@ pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> 
 /// Only traffic for local pods whose address the agent uses is looked at; `to_pod` judges what is passed here.
 #[inline(always)]
 pub fn from_net<W: World>(world: &W, frame: &Frame) -> Steer {
-    let Frame::Ip(packet) = frame else {
+    let packet = &frame.packet;
+    if frame.class != Class::Ip || packet.transport != Transport::Tcp {
         return Steer::Pass;
-    };
-    let Transport::Tcp(tcp) = &packet.transport else {
-        return Steer::Pass;
-    };
+    }
     let Some(pod) = world.workload(&packet.dst) else {
         return Steer::Pass;
     };
     if pod.flags & (flags::LOCAL | flags::SOCKETS) != flags::LOCAL | flags::SOCKETS {
         return Steer::Pass;
     }
-    let hbone = pod.flags & flags::ENROLLED != 0 && tcp.dst_port == HBONE_PORT.to_be_bytes();
-    match (tcp.opens, hbone) {
-        (true, true) => Steer::Capture(Slot::Inbound, packet.flow_of_destination(tcp)),
+    let hbone = pod.flags & flags::ENROLLED != 0 && packet.tcp.dst_port == HBONE_PORT.to_be_bytes();
+    match (packet.tcp.opens, hbone) {
+        (true, true) => Steer::Capture(Slot::Inbound, packet.flow_of_destination()),
         (true, false) => Steer::Pass,
         (false, true) => Steer::Socket(NoSocket::Listener(Slot::Inbound)),
         (false, false) => Steer::Socket(NoSocket::Pass),

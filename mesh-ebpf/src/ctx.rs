@@ -8,18 +8,14 @@
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use aya_ebpf::bindings::{
-    BPF_F_CURRENT_NETNS, TC_ACT_OK, TC_ACT_SHOT, bpf_sock, bpf_sock_tuple,
-    bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
-};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, TC_ACT_OK, TC_ACT_SHOT, bpf_sock};
 use aya_ebpf::helpers::{
     bpf_map_lookup_elem, bpf_redirect_peer, bpf_sk_assign, bpf_sk_release, bpf_skb_load_bytes,
     bpf_skb_store_bytes, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
-use mesh_common::packet::{Bytes, Frame, Packet, Tcp, Transport, parse};
+use mesh_common::packet::{Bytes, Class, Frame, Packet, parse};
 use mesh_common::steer::Origin;
 
 use crate::maps::LISTENERS;
@@ -64,14 +60,15 @@ impl Skb<'_> {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
-    /// The frame; `None` when it is malformed. A VLAN tag, also one the driver took off, makes it [`Frame::Other`].
+    /// The frame. A VLAN tag, also one the driver took off, makes it [`Class::Other`].
     #[inline(always)]
-    pub(crate) fn frame(&self) -> Option<Frame> {
+    pub(crate) fn frame(&self) -> Frame {
+        let mut frame = parse(self);
         // SAFETY: the context is valid for the program's run.
         if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
-            return Some(Frame::Other);
+            frame.class = Class::Other;
         }
-        parse(self)
+        frame
     }
 
     /// Who sent a packet that leaves this node's stack.
@@ -112,13 +109,13 @@ impl Skb<'_> {
     ///
     /// TIME_WAIT is included: the kernel itself revives such a tuple for a SYN, and asks `listen` for the listener.
     #[inline(always)]
-    pub(crate) fn assign_socket(&self, packet: &Packet, tcp: &Tcp) -> Assigned {
-        let (tuple, length) = socket_tuple(packet, tcp);
+    pub(crate) fn assign_socket(&self, packet: &Packet) -> Assigned {
+        let (tuple, length) = socket_tuple(packet);
         // SAFETY: the tuple is initialised for `length` bytes; the helper returns null or a referenced socket.
         let socket = unsafe {
             bpf_skc_lookup_tcp(
                 self.0.skb.skb.cast(),
-                (&raw const tuple).cast_mut(),
+                (&raw const tuple).cast_mut().cast(),
                 length,
                 BPF_F_CURRENT_NETNS as u64,
                 0,
@@ -194,56 +191,32 @@ pub(crate) enum Assigned {
     Refused,
 }
 
-/// The TCP header of a frame.
-#[inline(always)]
-pub(crate) fn tcp_of(frame: &Frame) -> Option<(&Packet, &Tcp)> {
-    let Frame::Ip(packet) = frame else {
-        return None;
-    };
-    let Transport::Tcp(tcp) = &packet.transport else {
-        return None;
-    };
-    Some((packet, tcp))
-}
+/// A `struct bpf_sock_tuple` of either family: addresses and ports as they stand in the packet, source first.
+///
+/// An array, not the union: of that the shorter family leaves bytes undefined, which LLVM copies and the verifier refuses.
+type SocketTuple = [u32; 9];
 
 /// The tuple of a packet as its receiver looks it up, with its length in bytes (the length tells the family).
 #[inline(always)]
-fn socket_tuple(packet: &Packet, tcp: &Tcp) -> (bpf_sock_tuple, u32) {
-    let sport = u16::from_ne_bytes(tcp.src_port);
-    let dport = u16::from_ne_bytes(tcp.dst_port);
+fn socket_tuple(packet: &Packet) -> (SocketTuple, u32) {
+    let word =
+        |a: &[u8; 16], at: usize| u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]]);
+    let (src, dst) = (&packet.src.0, &packet.dst.0);
+    let ([s0, s1], [d0, d1]) = (packet.tcp.src_port, packet.tcp.dst_port);
+    let ports = u32::from_ne_bytes([s0, s1, d0, d1]);
     if packet.src.is_v4() {
-        let word = |a: &[u8; 16]| u32::from_ne_bytes([a[12], a[13], a[14], a[15]]);
-        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: word(&packet.src.0),
-            daddr: word(&packet.dst.0),
-            sport,
-            dport,
-        };
-        return (
-            bpf_sock_tuple {
-                __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 },
-            },
-            12,
-        );
+        return ([word(src, 12), word(dst, 12), ports, 0, 0, 0, 0, 0, 0], 12);
     }
-    let words = |a: &[u8; 16]| {
-        [
-            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-        ]
-    };
-    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-        saddr: words(&packet.src.0),
-        daddr: words(&packet.dst.0),
-        sport,
-        dport,
-    };
-    (
-        bpf_sock_tuple {
-            __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 },
-        },
-        36,
-    )
+    let tuple = [
+        word(src, 0),
+        word(src, 4),
+        word(src, 8),
+        word(src, 12),
+        word(dst, 0),
+        word(dst, 4),
+        word(dst, 8),
+        word(dst, 12),
+        ports,
+    ];
+    (tuple, 36)
 }

@@ -183,9 +183,7 @@ impl Table {
         if pod.is_none() && hook != Hook::FromNet {
             return Decision::UnknownPod;
         }
-        let Some(frame) = parse(frame) else {
-            return Decision::Malformed;
-        };
+        let frame = parse(frame);
         Decision::Steer(match (hook, pod) {
             (Hook::FromPod, Some(pod)) => steer::from_pod(self, pod, &frame),
             (Hook::ToPod, Some(pod)) => steer::to_pod(self, pod, &frame, origin),
@@ -213,8 +211,6 @@ impl World for Table {
 pub enum Decision {
     /// No pod is known at the interface.
     UnknownPod,
-    /// The headers do not hold what they claim.
-    Malformed,
     /// The decision of `mesh_common::steer`.
     Steer(Steer),
 }

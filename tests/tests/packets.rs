@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use mesh_common::maps::{Flow, FlowKey, Slot};
+use mesh_common::maps::{Flow, FlowKey};
 use mesh_common::names::{MARK_AGENT, MARK_MASK};
 use mesh_common::steer::{NoSocket, Steer};
 use mesh_common::verdict::{Hook, Outcome};
@@ -108,7 +108,7 @@ fn slot(vector: &Vector) -> Option<u32> {
 
 /// What must be seen of a packet from outside.
 struct Effect {
-    counted: Option<Outcome>,
+    outcome: Outcome,
     action: u32,
     flows: BTreeMap<FlowKey, Flow>,
     redirected: Option<u32>,
@@ -116,14 +116,12 @@ struct Effect {
 
 fn effect(vector: &Vector, slots: Slots) -> Effect {
     let mut effect = Effect {
-        counted: None,
+        outcome: Outcome::Pass,
         action: action::OK,
         flows: vector.recorded.into_iter().collect(),
         redirected: None,
     };
     let steer = match vector.expect {
-        Decision::Malformed if vector.hook == Hook::FromNet => return effect,
-        Decision::Malformed => Steer::Drop(Outcome::Malformed),
         Decision::UnknownPod => Steer::Drop(Outcome::UnknownPod),
         Decision::Steer(steer) => steer,
     };
@@ -155,7 +153,7 @@ fn effect(vector: &Vector, slots: Slots) -> Effect {
         },
         Steer::Drop(outcome) => (outcome, action::SHOT),
     };
-    effect.counted = Some(outcome);
+    effect.outcome = outcome;
     effect.action = action;
     effect
 }
@@ -180,19 +178,12 @@ fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
 
     assert_eq!(ran.action, effect.action, "action: {name}");
     let moved = object.counters()?.since(&before);
-    let counted = effect
-        .counted
-        .map(|outcome| (vector.hook, outcome, Packets::Exactly(1)));
-    moved.assert(counted.as_slice());
+    moved.assert(&[(vector.hook, effect.outcome, Packets::Exactly(1))]);
     let total: u64 = Outcome::ALL
         .iter()
         .map(|outcome| moved.total(*outcome))
         .sum();
-    assert_eq!(
-        total,
-        u64::from(counted.is_some()),
-        "counters: {name}\n{moved}"
-    );
+    assert_eq!(total, 1, "counters: {name}\n{moved}");
     assert_eq!(object.flows()?, effect.flows, "flows: {name}");
     if forged {
         assert_eq!(ran.mark, FORGED & !MARK_MASK, "mark: {name}");

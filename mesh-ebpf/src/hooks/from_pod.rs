@@ -20,10 +20,7 @@ fn from_pod(ctx: TcContext) -> Action {
         count(Hook::FromPod, Outcome::UnknownPod);
         return DROP;
     };
-    let Some(frame) = skb.frame() else {
-        count(Hook::FromPod, Outcome::Malformed);
-        return DROP;
-    };
+    let frame = skb.frame();
     act(
         Hook::FromPod,
         &skb,

@@ -10,7 +10,7 @@ use mesh_common::packet::Frame;
 use mesh_common::steer::{NoSocket, Steer};
 use mesh_common::verdict::{Hook, Outcome};
 
-use crate::ctx::{Action, Assigned, DROP, PASS, Skb, tcp_of};
+use crate::ctx::{Action, Assigned, DROP, PASS, Skb};
 use crate::{maps, report};
 
 /// Carries out a decision and counts its outcome.
@@ -66,10 +66,9 @@ fn local(skb: &Skb<'_>, ifindex: u32) -> (Outcome, Action) {
 
 #[inline(always)]
 fn socket(skb: &Skb<'_>, frame: &Frame, otherwise: NoSocket) -> (Outcome, Action) {
-    let Some((packet, tcp)) = tcp_of(frame) else {
-        return (Outcome::Malformed, DROP);
-    };
-    match skb.assign_socket(packet, tcp) {
+    // Only TCP packets are steered to sockets.
+    let packet = &frame.packet;
+    match skb.assign_socket(packet) {
         Assigned::Done => return (Outcome::Socket, PASS),
         Assigned::Refused => return (Outcome::AssignFailed, DROP),
         Assigned::Absent => {}

@@ -19,10 +19,7 @@ fn to_pod(ctx: TcContext) -> Action {
         count(Hook::ToPod, Outcome::UnknownPod);
         return DROP;
     };
-    let Some(frame) = skb.frame() else {
-        count(Hook::ToPod, Outcome::Malformed);
-        return DROP;
-    };
+    let frame = skb.frame();
     act(
         Hook::ToPod,
         &skb,

@@ -4,7 +4,7 @@ use mesh_common::maps::Slot;
 use mesh_common::steer::{Origin, Steer};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, Rows, SERVER};
+use super::rows::{CLIENT, MALFORMED, Rows, SERVER};
 use crate::frames::{Frame, flag, protocol};
 use crate::world::Decision;
 use crate::world::Who::{Enrolled, Plain, Remote, Stranger};
@@ -44,7 +44,7 @@ impl Rows {
         let whole = self.opening().bytes().len() - ETHERNET;
         for missing in 1..=whole {
             let name = format!("{missing} bytes short");
-            self.leaves(&name, self.opening().cut(missing), Decision::Malformed);
+            self.leaves(&name, self.opening().cut(missing), MALFORMED);
         }
         let longer = self.opening().payload(b"GET / HTTP/1.1\r\n");
         self.leaves("data in the first segment", longer.bytes(), self.captured());
@@ -98,12 +98,11 @@ impl Rows {
                 self.captured(),
             );
         }
-        let malformed = Decision::Malformed;
         for (name, first, expect) in [
-            ("IPv6 in an IPv4 frame", 0x65, malformed),
-            ("a header of four words", 0x44, malformed),
-            ("a header of no words", 0x40, malformed),
-            ("a header that is longer than the packet", 0x4f, malformed),
+            ("IPv6 in an IPv4 frame", 0x65, MALFORMED),
+            ("a header of four words", 0x44, MALFORMED),
+            ("a header of no words", 0x40, MALFORMED),
+            ("a header that is longer than the packet", 0x4f, MALFORMED),
         ] {
             let mut frame = self.opening().bytes();
             frame[ETHERNET] = first;
@@ -159,24 +158,20 @@ impl Rows {
             self.leaves(
                 &format!("extension header {number} cut short"),
                 short.bytes(),
-                Decision::Malformed,
+                MALFORMED,
             );
             let mut long = frame.bytes();
             long[ETHERNET + 41] = 255;
             self.leaves(
                 &format!("extension header {number} beyond the end"),
                 long,
-                Decision::Malformed,
+                MALFORMED,
             );
         }
         let six = chained(self.opening(), &[0, 60, 43, 51, 60, 60]);
         self.leaves("six extension headers", six.bytes(), self.captured());
         let seven = six.extension(60);
-        self.leaves(
-            "seven extension headers",
-            seven.bytes(),
-            Decision::Malformed,
-        );
+        self.leaves("seven extension headers", seven.bytes(), MALFORMED);
 
         let atomic = chained(self.opening(), &[0]).fragment(0, false);
         self.leaves(
@@ -209,7 +204,7 @@ impl Rows {
         }
         let mut frame = self.opening().bytes();
         frame[ETHERNET] = 0x45;
-        self.leaves("IPv4 in an IPv6 frame", frame, Decision::Malformed);
+        self.leaves("IPv4 in an IPv6 frame", frame, MALFORMED);
         self.mapped();
     }
 
@@ -225,7 +220,7 @@ impl Rows {
             (Enrolled.at(Family::V6, CLIENT), mapped(Remote)),
         ] {
             let frame = Frame::tcp(source, destination, flag::SYN).bytes();
-            self.leaves("an IPv4-mapped address", frame, Decision::Malformed);
+            self.leaves("an IPv4-mapped address", frame, MALFORMED);
         }
     }
 

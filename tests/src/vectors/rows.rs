@@ -1,8 +1,8 @@
 //! The shape of the table.
 
 use mesh_common::maps::{Flow, FlowKey};
-use mesh_common::steer::Origin;
-use mesh_common::verdict::Hook;
+use mesh_common::steer::{Origin, Steer};
+use mesh_common::verdict::{Hook, Outcome};
 
 use crate::frames::Frame;
 use crate::world::{Decision, Family, Who, flow};
@@ -43,6 +43,9 @@ pub fn all() -> Vec<Vector> {
 pub(super) const CLIENT: u16 = 40_000;
 /// An ordinary port that is connected to.
 pub(super) const SERVER: u16 = 8_080;
+
+/// The decision on malformed packets at a pod's device.
+pub(super) const MALFORMED: Decision = Decision::Steer(Steer::Drop(Outcome::Malformed));
 
 /// The vectors of one family.
 pub(super) struct Rows {

@@ -5,7 +5,7 @@ use mesh_common::maps::{Flow, FlowKey, Slot};
 use mesh_common::steer::{NoSocket, Origin, Steer};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, Rows, SERVER, Vector};
+use super::rows::{CLIENT, MALFORMED, Rows, SERVER, Vector};
 use crate::frames::{Frame, ethernet, flag};
 use crate::world::Who::{
     Enrolled, Left, Neighbour, Plain, PlainStrict, Remote, RemotePlain, Service, Stranger, Strict,
@@ -468,13 +468,7 @@ impl Rows {
         let frame = self.segment((Stranger, CLIENT), (Enrolled, SERVER), syn);
         let vlan = Decision::Steer(Steer::Drop(Outcome::EtherType));
         self.add("a VLAN tag is dropped", hook, to, frame.tagged(7), vlan);
-        self.add(
-            "a cut header is dropped",
-            hook,
-            to,
-            frame.cut(1),
-            Decision::Malformed,
-        );
+        self.add("a cut header is dropped", hook, to, frame.cut(1), MALFORMED);
         self.add(
             "no pod at the interface",
             hook,
@@ -541,7 +535,7 @@ impl Rows {
             hook,
             UPLINK,
             frame.cut(1),
-            Decision::Malformed,
+            pass,
         );
         self.add("ARP passes", hook, UPLINK, ethernet(0x0806), pass);
     }
