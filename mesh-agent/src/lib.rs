@@ -1,3 +1,5 @@
 //! The node agent of Mesh CNI.
 
+pub mod dataplane;
 pub mod model;
+pub mod network;

@@ -19,8 +19,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
-use mesh_common::packet::{Bytes, Frame, Packet, Tcp, Transport, parse};
+use mesh_common::packet::{Bytes, Kind, Packet};
 use mesh_common::steer::Origin;
+use zerocopy::FromBytes;
 
 use crate::maps::LISTENERS;
 
@@ -37,22 +38,23 @@ pub(crate) struct Skb<'a>(pub(crate) &'a TcContext);
 
 impl Bytes for Skb<'_> {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper checks the packet's bounds and writes all N bytes or reports failure.
+    fn load<T: FromBytes>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let length = size_of::<T>() as u32;
+        // SAFETY: the helper checks the packet's bounds and writes the whole value or reports failure.
         let status = unsafe {
             bpf_skb_load_bytes(
                 self.0.skb.skb.cast(),
                 offset,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
+                value.as_mut_ptr().cast(),
+                length,
             )
         };
         if status != 0 {
             return None;
         }
-        // SAFETY: the helper succeeded, so every byte is written.
-        Some(unsafe { bytes.assume_init() })
+        // SAFETY: the helper succeeded, so every byte is written, and any bytes are a valid `T`.
+        Some(unsafe { value.assume_init() })
     }
 }
 
@@ -64,14 +66,14 @@ impl Skb<'_> {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
-    /// The frame; `None` when it is malformed. A VLAN tag, also one the driver took off, makes it [`Frame::Other`].
+    /// The packet. A VLAN tag, also one that the driver took off, makes it [`Kind::NotIp`].
     #[inline(always)]
-    pub(crate) fn frame(&self) -> Option<Frame> {
+    pub(crate) fn packet(&self) -> Packet {
         // SAFETY: the context is valid for the program's run.
         if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
-            return Some(Frame::Other);
+            return Packet::without_ip(Kind::NotIp);
         }
-        parse(self)
+        Packet::parse(self)
     }
 
     /// Who sent a packet that leaves this node's stack.
@@ -112,8 +114,8 @@ impl Skb<'_> {
     ///
     /// TIME_WAIT is included: the kernel itself revives such a tuple for a SYN, and asks `listen` for the listener.
     #[inline(always)]
-    pub(crate) fn assign_socket(&self, packet: &Packet, tcp: &Tcp) -> Assigned {
-        let (tuple, length) = socket_tuple(packet, tcp);
+    pub(crate) fn assign_socket(&self, packet: &Packet) -> Assigned {
+        let (tuple, length) = socket_tuple(packet);
         // SAFETY: the tuple is initialised for `length` bytes; the helper returns null or a referenced socket.
         let socket = unsafe {
             bpf_skc_lookup_tcp(
@@ -194,56 +196,31 @@ pub(crate) enum Assigned {
     Refused,
 }
 
-/// The TCP header of a frame.
-#[inline(always)]
-pub(crate) fn tcp_of(frame: &Frame) -> Option<(&Packet, &Tcp)> {
-    let Frame::Ip(packet) = frame else {
-        return None;
-    };
-    let Transport::Tcp(tcp) = &packet.transport else {
-        return None;
-    };
-    Some((packet, tcp))
-}
-
 /// The tuple of a packet as its receiver looks it up, with its length in bytes (the length tells the family).
 #[inline(always)]
-fn socket_tuple(packet: &Packet, tcp: &Tcp) -> (bpf_sock_tuple, u32) {
-    let sport = u16::from_ne_bytes(tcp.src_port);
-    let dport = u16::from_ne_bytes(tcp.dst_port);
-    if packet.src.is_v4() {
-        let word = |a: &[u8; 16]| u32::from_ne_bytes([a[12], a[13], a[14], a[15]]);
-        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: word(&packet.src.0),
-            daddr: word(&packet.dst.0),
-            sport,
-            dport,
-        };
-        return (
-            bpf_sock_tuple {
-                __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 },
+fn socket_tuple(packet: &Packet) -> (bpf_sock_tuple, u32) {
+    let sport = packet.src_port.0;
+    let dport = packet.dst_port.0;
+    let (saddr, daddr) = (packet.src.0, packet.dst.0);
+    // All of the union is written, whichever part the helper reads.
+    let mut tuple = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr,
+                daddr,
+                sport,
+                dport,
             },
-            12,
-        );
-    }
-    let words = |a: &[u8; 16]| {
-        [
-            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-        ]
+        },
     };
-    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-        saddr: words(&packet.src.0),
-        daddr: words(&packet.dst.0),
+    if !packet.src.is_v4() {
+        return (tuple, 36);
+    }
+    tuple.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: saddr[3],
+        daddr: daddr[3],
         sport,
         dport,
     };
-    (
-        bpf_sock_tuple {
-            __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 },
-        },
-        36,
-    )
+    (tuple, 12)
 }

@@ -9,14 +9,19 @@ use mesh_common::steer;
 use mesh_common::verdict::Hook;
 
 use super::act;
-use crate::ctx::{Action, PASS, Skb};
+use crate::ctx::{Action, Skb};
 use crate::maps::Maps;
 
 #[classifier]
 fn from_net(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
-    let Some(frame) = skb.frame() else {
-        return PASS;
-    };
-    act(Hook::FromNet, &skb, &frame, &steer::from_net(&Maps, &frame))
+    let packet = skb.packet();
+    let steer = steer::from_net(&Maps, &packet);
+    act(
+        Hook::FromNet,
+        &skb,
+        &packet,
+        &packet.flow_of_destination(),
+        steer,
+    )
 }

@@ -12,7 +12,8 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use mesh_common::addr::Addr;
+use mesh_common::addr::{Addr, Port};
+use mesh_common::maps::Slot;
 use mesh_common::steer;
 
 use crate::maps::{LISTENERS, Maps};
@@ -28,27 +29,15 @@ fn listen(ctx: SkLookupContext) -> u32 {
     if lookup.protocol == IPPROTO_TCP {
         let v6 = lookup.family == AF_INET6;
         let (local, remote) = if v6 {
-            (v6_addr(&lookup.local_ip6), v6_addr(&lookup.remote_ip6))
+            (Addr(lookup.local_ip6), Addr(lookup.remote_ip6))
         } else {
-            (
-                Addr::v4(lookup.local_ip4.to_ne_bytes()),
-                Addr::v4(lookup.remote_ip4.to_ne_bytes()),
-            )
+            (Addr::v4(lookup.local_ip4), Addr::v4(lookup.remote_ip4))
         };
-        if let Some(slot) = steer::listen(&Maps, &local, lookup.local_port as u16, &remote) {
+        let port = Port::new(lookup.local_port as u16);
+        if let Some(slot) = steer::listen(&Maps, &local, port, &remote) {
             // An empty slot leaves the ordinary look-up, which finds nothing on a captured tuple.
-            let _ = LISTENERS.redirect_sk_lookup(&ctx, slot.index(v6), 0);
+            let _ = LISTENERS.redirect_sk_lookup(&ctx, Slot::index(slot as u32, v6), 0);
         }
     }
     sk_action::SK_PASS
-}
-
-#[inline(always)]
-fn v6_addr(words: &[u32; 4]) -> Addr {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&words[0].to_ne_bytes());
-    bytes[4..8].copy_from_slice(&words[1].to_ne_bytes());
-    bytes[8..12].copy_from_slice(&words[2].to_ne_bytes());
-    bytes[12..].copy_from_slice(&words[3].to_ne_bytes());
-    Addr(bytes)
 }
