@@ -1,6 +1,8 @@
 //! Loads the object, attaches its programs and keeps its maps in step with the world.
 
+use std::collections::HashSet;
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use aya::programs::{SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
+use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, Pod, Service, Slot, Workload};
 use mesh_common::names::{
     MAP_CONFIG, MAP_LISTENERS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS, PROGRAM_FROM_NET,
@@ -17,8 +20,9 @@ use mesh_common::names::{
 
 use super::attach::{self, Mode, pin_path};
 use super::maps::{Mirror, take};
-use super::plan::Wanted;
+use super::plan::{self, Interfaces};
 use super::{Error, bpffs};
+use crate::model::{Change, Snapshot};
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT"));
@@ -153,18 +157,80 @@ impl Dataplane {
             })
     }
 
-    /// What the kernel holds of local pods, by interface index.
-    pub fn pods(&self) -> &std::collections::HashMap<u32, Pod> {
-        self.pods.present()
-    }
-
-    /// Makes the maps hold what is wanted; returns the number of writes.
+    /// Makes the maps agree with the world about what changed, and about the interfaces of these attachments.
     ///
     /// Destinations are known before the pods that may reach them.
-    pub fn sync(&mut self, wanted: Wanted) -> Result<usize, Error> {
-        Ok(self.workloads.sync(wanted.workloads)?
-            + self.services.sync(wanted.services)?
-            + self.pods.sync(wanted.pods)?)
+    pub fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        change: &Change,
+    ) -> Result<(), Error> {
+        for address in &change.addresses {
+            self.set_workload(snapshot, interfaces, *address)?;
+        }
+        for address in &change.service_addresses {
+            self.services.set((*address).into(), plan::service(snapshot, *address))?;
+        }
+        for key in &change.workloads {
+            let attachments = snapshot.workload(key).map(|workload| &workload.attachments);
+            for attachment in attachments.into_iter().flatten() {
+                self.set_pod(snapshot, interfaces, attachment)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the maps agree with the whole world, and removes what an earlier agent left in them.
+    pub fn replace(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
+        let told = snapshot.workload_addresses().map(|(address, _)| address);
+        let held = self.workloads.keys().into_iter().map(IpAddr::from);
+        for address in told.chain(held).collect::<HashSet<_>>() {
+            self.set_workload(snapshot, interfaces, address)?;
+        }
+        let told = snapshot.service_addresses().map(|(address, _)| address);
+        let held = self.services.keys().into_iter().map(IpAddr::from);
+        for address in told.chain(held).collect::<HashSet<_>>() {
+            self.services.set(address.into(), plan::service(snapshot, address))?;
+        }
+        let alive: HashSet<u32> = interfaces.iter().map(|(_, interface)| interface.index).collect();
+        for index in self.pods.keys().into_iter().filter(|index| !alive.contains(index)) {
+            self.pods.set(index, None)?;
+        }
+        for (attachment, _) in interfaces.iter() {
+            self.set_pod(snapshot, interfaces, attachment)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod interface out of the maps.
+    pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
+        self.pods.set(index, None)
+    }
+
+    fn set_workload(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        address: IpAddr,
+    ) -> Result<(), Error> {
+        let key = address.into();
+        let value = plan::workload(snapshot, interfaces, address, self.workloads.get(&key));
+        self.workloads.set(key, value)
+    }
+
+    fn set_pod(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        attachment: &Attachment,
+    ) -> Result<(), Error> {
+        let Some(interface) = interfaces.get(attachment) else {
+            return Ok(());
+        };
+        let present = self.pods.get(&interface.index);
+        let value = plan::pod(snapshot, attachment, interface, present);
+        self.pods.set(interface.index, value)
     }
 
     fn attach_tc(

@@ -7,7 +7,6 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, Pod};
 
 use super::Error;
-use super::plan::{Op, diff};
 
 /// A hash map of the kernel and its content.
 pub(super) struct Mirror<K, V> {
@@ -28,40 +27,33 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         Ok(Self { name, map, present })
     }
 
-    /// What the kernel holds.
-    pub(super) fn present(&self) -> &StdHashMap<K, V> {
-        &self.present
+    /// What the kernel holds for a key.
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.present.get(key)
     }
 
-    /// Makes the kernel hold what is wanted; returns the number of writes.
-    ///
-    /// Additions and changes come before removals, so that an address that moves is never absent.
-    pub(super) fn sync(&mut self, wanted: StdHashMap<K, V>) -> Result<usize, Error> {
-        let ops = diff(&self.present, &wanted);
-        for op in &ops {
-            self.apply(op).map_err(|source| Error::Map {
-                map: self.name,
-                source: Box::new(source),
-            })?;
-        }
-        Ok(ops.len())
+    /// Every key that the kernel holds.
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.present.keys().copied().collect()
     }
 
-    fn apply(&mut self, op: &Op<K, V>) -> Result<(), MapError> {
-        match *op {
-            Op::Put(key, value) => {
-                self.map.insert(key, value, 0)?;
+    /// Makes the kernel hold a value, or none; writes only what differs.
+    pub(super) fn set(&mut self, key: K, value: Option<V>) -> Result<(), Error> {
+        let written = match value {
+            Some(value) if self.present.get(&key) == Some(&value) => Ok(()),
+            Some(value) => self.map.insert(key, value, 0).map(|()| {
                 self.present.insert(key, value);
-            }
-            Op::Remove(key) => {
-                match self.map.remove(&key) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error),
+            }),
+            None if self.present.contains_key(&key) => match self.map.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {
+                    self.present.remove(&key);
+                    Ok(())
                 }
-                self.present.remove(&key);
-            }
-        }
-        Ok(())
+                Err(error) => Err(error),
+            },
+            None => Ok(()),
+        };
+        written.map_err(|source| Error::Map { map: self.name, source: Box::new(source) })
     }
 }
 

@@ -31,7 +31,7 @@ pub fn wanted(snapshot: &Snapshot, node: &str) -> BTreeSet<NodeRoute> {
     let mut routes = BTreeSet::new();
     for other in snapshot.nodes() {
         for prefix in &other.pod_cidrs {
-            if other.name == node {
+            if *other.name == *node {
                 routes.insert(NodeRoute {
                     prefix: prefix.trunc(),
                     via: Via::Unreachable,
