@@ -1,3 +1,4 @@
 //! The node agent of Mesh CNI.
 
 pub mod model;
+pub mod route;
