@@ -22,4 +22,4 @@ pub mod verdict;
 pub const ABI_VERSION: u32 = 1;
 
 /// The HBONE port: inbound tunnels of an enrolled pod arrive on `<pod address>:15008`.
-pub const HBONE_PORT: addr::Port = addr::Port::new(15008);
+pub const HBONE_PORT: u16 = 15008;

@@ -14,6 +14,9 @@ use crate::maps::{Flow, FlowKey, Pod, Slot, Workload, flags};
 use crate::packet::{Kind, Packet};
 use crate::verdict::Outcome;
 
+/// The HBONE port as packets carry it.
+const HBONE: Port = Port::new(HBONE_PORT);
+
 /// The maps that steering reads.
 pub trait World {
     /// The workload that owns an address.
@@ -115,7 +118,7 @@ fn foreign_source(packet: &Packet) -> Steer {
 #[inline(always)]
 fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
     let enrolled = pod.flags & flags::ENROLLED != 0;
-    let hbone = packet.dst_port == HBONE_PORT;
+    let hbone = packet.dst_port == HBONE;
     if enrolled && hbone {
         // Forwarded, it could collide with a tunnel that the agent opened from this pod's address.
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
@@ -158,7 +161,7 @@ fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Stee
     }
     if !sockets {
         // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
-        return if packet.dst_port == HBONE_PORT {
+        return if packet.dst_port == HBONE {
             Steer::with(Verb::SocketOrListener, Slot::Inbound as u32)
         } else {
             Steer::to(Verb::SocketOrPass)
@@ -229,7 +232,7 @@ pub fn from_net<W: World>(world: &W, packet: &Packet) -> Steer {
     if pod.flags & OURS != OURS {
         return Steer::to(Verb::Pass);
     }
-    let hbone = pod.flags & flags::ENROLLED != 0 && packet.dst_port == HBONE_PORT;
+    let hbone = pod.flags & flags::ENROLLED != 0 && packet.dst_port == HBONE;
     match (packet.kind == Kind::TcpOpening, hbone) {
         (true, true) => Steer::with(Verb::Capture, Slot::Inbound as u32),
         (true, false) => Steer::to(Verb::Pass),
@@ -250,5 +253,5 @@ pub fn listen<W: World>(world: &W, local: &Addr, local_port: Port, remote: &Addr
     if here(world.workload(remote)) && (meshed || world.is_service(local)) {
         return Some(Slot::Outbound);
     }
-    (local_port == HBONE_PORT && here(destination)).then_some(Slot::Inbound)
+    (local_port == HBONE && here(destination)).then_some(Slot::Inbound)
 }
