@@ -1,4 +1,6 @@
 //! The node agent of Mesh CNI.
 
+pub mod attachments;
+pub mod ipam;
 pub mod model;
 pub mod route;
