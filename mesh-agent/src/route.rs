@@ -221,14 +221,12 @@ fn try_decide(
         return Err(Refusal::SourceNotEnrolled);
     }
     let destination = outbound.destination;
-    let (address, workload, host) = match snapshot.service_by_addr(destination.ip()) {
-        Some(service) => {
-            let (address, workload) = choose(snapshot, service, destination, pick)?;
-            (address, workload, Some(host_of(snapshot, service)))
-        }
+    let service = snapshot.service_by_addr(destination.ip());
+    let (address, workload) = match service {
+        Some(service) => choose(snapshot, service, destination, pick)?,
         None => {
             let workload = snapshot.workload_by_addr(destination.ip());
-            (destination, workload.map(|it| &**it), None)
+            (destination, workload.map(|it| &**it))
         }
     };
     if RESERVED_PORTS.contains(&address.port()) {
@@ -241,7 +239,7 @@ fn try_decide(
             authority: address,
             tunnel: SocketAddr::new(address.ip(), HBONE_PORT),
             identities: workload.identity.iter().cloned().collect(),
-            host,
+            host: service.map(|it| host_of(snapshot, it)),
         },
     })
 }

@@ -22,7 +22,7 @@ impl Snapshot {
             Event::Upsert(object) => self.upsert(object, &mut change),
             Event::Delete(reference) => self.delete(&reference, &mut change),
             Event::Attached(it) => {
-                self.set_attachment(&it.attachment.clone(), Some(it), &mut change)
+                self.set_attachment(&it.attachment.clone(), Some(it), &mut change);
             }
             Event::Detached(it) => self.set_attachment(&it, None, &mut change),
             Event::Synced => {
