@@ -1,1 +1,59 @@
-fn main() {}
+//! `cargo xtask`: builds, demonstrates, tests and checks Mesh CNI.
+//!
+//! Whatever a step needs and the machine lacks is prepared under `target/`, with one line of progress a step.
+
+mod build;
+mod check;
+mod demo;
+mod ebpf;
+mod shell;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, demonstrates, tests and checks Mesh CNI.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the kernel programs, the agent and the CNI plugin into `target/`
+    Build(build::Args),
+    /// Show the mesh at work: two nodes as network namespaces, pods, encrypted and refused connections (needs root)
+    Demo(demo::Args),
+    /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
+    Test(test::Args),
+    /// Check formatting, lints and the direction of dependencies
+    Check,
+    /// Check only the direction of dependencies
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Build(args) => build::run(&args).map(drop),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Check => check::run(),
+        Command::Tidy => tidy::run(),
+    }
+}

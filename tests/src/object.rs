@@ -1,0 +1,218 @@
+//! The real kernel object, loaded for its own sake: no device, no agent, packets by `BPF_PROG_TEST_RUN`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
+use aya::programs::{SchedClassifier, SkLookup, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::addr::Addr;
+use mesh_common::maps::{Config, Flow, FlowKey, Pod, Service, Slot, Workload};
+use mesh_common::steer::Origin;
+use mesh_common::verdict::Hook;
+use mesh_common::{ABI_VERSION, names};
+use tempfile::TempDir;
+
+use crate::bpffs::Bpffs;
+use crate::counters::Counters;
+use crate::world::{Table, UPLINK};
+
+/// Where `cargo xtask build` leaves the object.
+pub fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh.o")
+}
+
+/// The loaded object. Its maps are pinned in a file system of its own, which goes with it.
+pub struct Object {
+    ebpf: Ebpf,
+    _pins: Bpffs,
+    _directory: TempDir,
+}
+
+/// What a program did with a packet.
+#[derive(Debug)]
+pub struct Ran {
+    /// The TC return code.
+    pub action: u32,
+    /// The packet's mark afterwards.
+    pub mark: u32,
+    /// The packet's bytes afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// TC return codes (`TC_ACT_*` in the kernel's `pkt_cls.h`).
+pub mod action {
+    /// On to the next program or the stack.
+    pub const OK: u32 = 0;
+    /// Dropped.
+    pub const SHOT: u32 = 2;
+    /// To another device.
+    pub const REDIRECT: u32 = 7;
+}
+
+impl Object {
+    /// Loads every program, so the verifier sees them all.
+    pub fn load() -> Result<Self> {
+        let bytes = fs::read(path()).with_context(|| {
+            format!(
+                "cannot read {}; `cargo xtask build` makes it",
+                path().display()
+            )
+        })?;
+        let directory = tempfile::Builder::new().prefix("mesh-packets-").tempdir()?;
+        let pins = Bpffs::mount(directory.path())?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(directory.path())
+            .load(&bytes)
+            .context("the kernel refused a map")?;
+        for hook in Hook::ALL {
+            classifier(&mut ebpf, *hook)?
+                .load()
+                .with_context(|| format!("the verifier refused {}", hook.name()))?;
+        }
+        let listen: &mut SkLookup = ebpf
+            .program_mut(names::PROGRAM_LISTEN)
+            .context("no program listen")?
+            .try_into()?;
+        listen.load().context("the verifier refused listen")?;
+        let mut config: Array<_, Config> = ebpf
+            .map_mut(names::MAP_CONFIG)
+            .context("no CONFIG")?
+            .try_into()?;
+        config.set(
+            0,
+            Config {
+                abi_version: ABI_VERSION,
+            },
+            0,
+        )?;
+        Ok(Self {
+            ebpf,
+            _pins: pins,
+            _directory: directory,
+        })
+    }
+
+    /// Writes pods, workloads and services.
+    pub fn fill(&mut self, table: &Table) -> Result<()> {
+        let mut pods: HashMap<_, u32, Pod> = self.map(names::MAP_PODS)?.try_into()?;
+        for (ifindex, pod) in &table.pods {
+            pods.insert(ifindex, pod, 0)?;
+        }
+        let mut workloads: HashMap<_, Addr, Workload> =
+            self.map(names::MAP_WORKLOADS)?.try_into()?;
+        for (addr, workload) in &table.workloads {
+            workloads.insert(addr, workload, 0)?;
+        }
+        let mut services: HashMap<_, Addr, Service> = self.map(names::MAP_SERVICES)?.try_into()?;
+        for addr in &table.services {
+            services.insert(addr, Service { id: 1 }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces all recorded flows.
+    pub fn set_flows(&mut self, wanted: &BTreeMap<FlowKey, Flow>) -> Result<()> {
+        let present = self.flows()?;
+        let mut flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
+        for key in present.keys() {
+            flows.remove(key)?;
+        }
+        for (key, flow) in wanted {
+            flows.insert(key, flow, 0)?;
+        }
+        Ok(())
+    }
+
+    /// All recorded flows.
+    pub fn flows(&mut self) -> Result<BTreeMap<FlowKey, Flow>> {
+        let flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
+        Ok(flows.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Puts a listener into those slots whose index is chosen, and empties the others.
+    pub fn set_listeners(
+        &mut self,
+        listener: &TcpListener,
+        chosen: impl Fn(u32) -> bool,
+    ) -> Result<()> {
+        let mut slots: SockMap<_> = self.map(names::MAP_LISTENERS)?.try_into()?;
+        for index in 0..Slot::COUNT {
+            if chosen(index) {
+                slots.set(index, listener, 0)?;
+            } else {
+                // An empty slot stays empty.
+                let _ = slots.clear_index(&index);
+            }
+        }
+        Ok(())
+    }
+
+    /// The counters.
+    pub fn counters(&mut self) -> Result<Counters> {
+        Counters::read(&PerCpuArray::try_from(self.map(names::MAP_COUNTERS)?)?)
+    }
+
+    /// Runs a program on a packet, in the calling thread's network namespace, which must have the interface.
+    pub fn run(
+        &mut self,
+        hook: Hook,
+        ifindex: u32,
+        origin: Origin,
+        mark: u32,
+        frame: &[u8],
+    ) -> Result<Ran> {
+        let mut context = [0_u8; SK_BUFF];
+        let mut set = |field: usize, value: u32| {
+            context[field * 4..][..4].copy_from_slice(&value.to_ne_bytes());
+        };
+        let (ingress, mark) = match origin {
+            Origin::Forwarded => (UPLINK, mark),
+            Origin::Node => (0, mark),
+            Origin::Agent => (0, names::MARK_AGENT),
+        };
+        set(FIELD_MARK, mark);
+        set(FIELD_INGRESS_IFINDEX, ingress);
+        set(FIELD_IFINDEX, ifindex);
+        let mut written = [0_u8; SK_BUFF];
+        let mut out = vec![0_u8; frame.len() + 64];
+        let result = classifier(&mut self.ebpf, hook)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut written),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(usize::try_from(result.data_size_out)?);
+        let mark = written[FIELD_MARK * 4..]
+            .first_chunk()
+            .context("the context is too short")?;
+        Ok(Ran {
+            action: result.return_value,
+            mark: u32::from_ne_bytes(*mark),
+            frame: out,
+        })
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("the object has no map {name}"))
+    }
+}
+
+/// Size of the kernel's `struct __sk_buff`, in bytes, and the positions of some of its `u32` fields.
+const SK_BUFF: usize = 192;
+const FIELD_MARK: usize = 2;
+const FIELD_INGRESS_IFINDEX: usize = 9;
+const FIELD_IFINDEX: usize = 10;
+
+fn classifier(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    match ebpf.program_mut(hook.name()) {
+        Some(program) => Ok(program.try_into()?),
+        None => bail!("the object has no program {}", hook.name()),
+    }
+}

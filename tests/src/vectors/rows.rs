@@ -1,0 +1,95 @@
+//! The shape of the table.
+
+use mesh_common::maps::{Flow, FlowKey};
+use mesh_common::steer::Origin;
+use mesh_common::verdict::Hook;
+
+use crate::frames::Frame;
+use crate::world::{Decision, Family, Who, flow};
+
+/// One packet and its fate.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// What is shown.
+    pub name: String,
+    /// The hook that sees the packet.
+    pub hook: Hook,
+    /// The interface it is seen at.
+    pub ifindex: u32,
+    /// Who sent it, for `to_pod`.
+    pub origin: Origin,
+    /// The bytes.
+    pub frame: Vec<u8>,
+    /// A flow that is recorded before.
+    pub recorded: Option<(FlowKey, Flow)>,
+    /// What is decided.
+    pub expect: Decision,
+}
+
+/// Every vector, for both families.
+pub fn all() -> Vec<Vector> {
+    [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| {
+            let mut rows = Rows::new(family);
+            rows.steering();
+            rows.headers();
+            rows.vectors
+        })
+        .collect()
+}
+
+/// The port of whoever opens a connection.
+pub(super) const CLIENT: u16 = 40_000;
+/// An ordinary port that is connected to.
+pub(super) const SERVER: u16 = 8_080;
+
+/// The vectors of one family.
+pub(super) struct Rows {
+    pub(super) family: Family,
+    vectors: Vec<Vector>,
+}
+
+impl Rows {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            vectors: Vec::new(),
+        }
+    }
+
+    /// Adds a vector; origin and record are set on what is returned.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        hook: Hook,
+        at: u32,
+        frame: Vec<u8>,
+        expect: Decision,
+    ) -> &mut Vector {
+        self.vectors.push(Vector {
+            name: format!("{}, {:?}: {name}", hook.name(), self.family),
+            hook,
+            ifindex: at,
+            origin: Origin::Forwarded,
+            frame,
+            recorded: None,
+            expect,
+        });
+        self.vectors.last_mut().expect("just pushed")
+    }
+
+    /// A segment from one port to another.
+    pub(super) fn segment(&self, from: (Who, u16), to: (Who, u16), flags: u8) -> Frame {
+        Frame::tcp(
+            from.0.at(self.family, from.1),
+            to.0.at(self.family, to.1),
+            flags,
+        )
+    }
+
+    /// A flow as the first end sees it.
+    pub(super) fn flow(&self, pod: (Who, u16), peer: (Who, u16)) -> FlowKey {
+        flow(pod.0.at(self.family, pod.1), peer.0.at(self.family, peer.1))
+    }
+}

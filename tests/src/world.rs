@@ -1,0 +1,220 @@
+//! A small cluster as a table: what the packet tests put into the kernel's maps, and what `mesh_common::steer` decides on
+//! when it runs on the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use mesh_common::addr::Addr;
+use mesh_common::maps::{Flow, FlowKey, Pod, Workload, flags};
+use mesh_common::packet::parse;
+use mesh_common::steer::{self, Origin, Steer, World};
+use mesh_common::verdict::Hook;
+
+/// IP families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Who takes part: local pods with their flags, remote workloads, a service and a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A pod of this node, enrolled.
+    Enrolled,
+    /// Another one.
+    Neighbour,
+    /// A pod of this node, enrolled, that takes no plaintext.
+    Strict,
+    /// A plain pod of this node.
+    Plain,
+    /// A pod of this node that was enrolled.
+    Left,
+    /// A plain pod of this node under a STRICT policy, which means nothing without the mesh.
+    PlainStrict,
+    /// An enrolled pod of another node.
+    Remote,
+    /// A plain pod of another node.
+    RemotePlain,
+    /// A service address.
+    Service,
+    /// An address that nobody owns.
+    Stranger,
+}
+
+/// Interface of the uplink.
+pub const UPLINK: u32 = 30;
+/// An interface that no pod is known at.
+pub const NO_POD: u32 = 31;
+
+impl Who {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Enrolled,
+        Self::Neighbour,
+        Self::Strict,
+        Self::Plain,
+        Self::Left,
+        Self::PlainStrict,
+        Self::Remote,
+        Self::RemotePlain,
+        Self::Service,
+        Self::Stranger,
+    ];
+
+    /// The address.
+    pub fn ip(self, family: Family) -> IpAddr {
+        let (v4, v6) = match self {
+            Self::Enrolled => ("10.244.1.2", "fd00:244:1::2"),
+            Self::Neighbour => ("10.244.1.3", "fd00:244:1::3"),
+            Self::Strict => ("10.244.1.4", "fd00:244:1::4"),
+            Self::Plain => ("10.244.1.5", "fd00:244:1::5"),
+            Self::Left => ("10.244.1.6", "fd00:244:1::6"),
+            Self::PlainStrict => ("10.244.1.7", "fd00:244:1::7"),
+            Self::Remote => ("10.244.2.2", "fd00:244:2::2"),
+            Self::RemotePlain => ("10.244.2.3", "fd00:244:2::3"),
+            Self::Service => ("10.96.0.10", "fd00:96::a"),
+            Self::Stranger => ("192.0.2.1", "2001:db8::1"),
+        };
+        let text = if family == Family::V4 { v4 } else { v6 };
+        text.parse().expect("a literal")
+    }
+
+    /// The address with a port.
+    pub fn at(self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(family), port)
+    }
+
+    /// Interface index of a local pod's veth, otherwise 0.
+    pub fn ifindex(self) -> u32 {
+        match self {
+            Self::Enrolled => 10,
+            Self::Neighbour => 11,
+            Self::Strict => 12,
+            Self::Plain => 13,
+            Self::Left => 14,
+            Self::PlainStrict => 15,
+            Self::Remote | Self::RemotePlain | Self::Service | Self::Stranger => 0,
+        }
+    }
+
+    /// The flags of a workload; `None` for what is none.
+    pub fn flags(self) -> Option<u32> {
+        const MESHED: u32 = flags::LOCAL | flags::ENROLLED | flags::SOCKETS;
+        Some(match self {
+            Self::Enrolled | Self::Neighbour => MESHED,
+            Self::Strict => MESHED | flags::STRICT,
+            Self::Plain => flags::LOCAL,
+            Self::PlainStrict => flags::LOCAL | flags::STRICT,
+            Self::Left => flags::LOCAL | flags::SOCKETS,
+            Self::Remote => flags::ENROLLED,
+            Self::RemotePlain => 0,
+            Self::Service | Self::Stranger => return None,
+        })
+    }
+
+    /// MAC address of a local pod's own end of its veth.
+    pub fn mac(self) -> [u8; 6] {
+        [2, 0, 0, 0, 1, self as u8]
+    }
+}
+
+/// MAC address of the host's end of every veth.
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// The flow between two ends, as the first sees it.
+pub fn flow(pod: SocketAddr, peer: SocketAddr) -> FlowKey {
+    FlowKey {
+        pod: pod.ip().into(),
+        peer: peer.ip().into(),
+        pod_port: pod.port().to_be_bytes(),
+        peer_port: peer.port().to_be_bytes(),
+    }
+}
+
+/// The content of the maps.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// `PODS`.
+    pub pods: BTreeMap<u32, Pod>,
+    /// `WORKLOADS`.
+    pub workloads: BTreeMap<Addr, Workload>,
+    /// `SERVICES`.
+    pub services: BTreeSet<Addr>,
+    /// `FLOWS`.
+    pub flows: BTreeMap<FlowKey, Flow>,
+}
+
+impl Table {
+    /// The cluster of [`Who`], in both families, without flows.
+    pub fn cluster() -> Self {
+        let mut table = Self::default();
+        for (who, id) in Who::ALL.into_iter().zip(1..) {
+            let [v4, v6] = [Family::V4, Family::V6].map(|family| Addr::from(who.ip(family)));
+            if who == Who::Service {
+                table.services.extend([v4, v6]);
+            }
+            let Some(flags) = who.flags() else {
+                continue;
+            };
+            let ifindex = who.ifindex();
+            let workload = Workload { id, flags, ifindex };
+            table.workloads.extend([(v4, workload), (v6, workload)]);
+            if ifindex != 0 {
+                let pod = Pod {
+                    addr4: v4,
+                    addr6: v6,
+                    workload: id,
+                    flags,
+                    mac: who.mac(),
+                    host_mac: HOST_MAC,
+                };
+                table.pods.insert(ifindex, pod);
+            }
+        }
+        table
+    }
+
+    /// What the programs do with a frame up to the decision, on the host.
+    pub fn decide(&self, hook: Hook, ifindex: u32, origin: Origin, frame: &[u8]) -> Decision {
+        let pod = self.pods.get(&ifindex);
+        if pod.is_none() && hook != Hook::FromNet {
+            return Decision::UnknownPod;
+        }
+        let Some(frame) = parse(frame) else {
+            return Decision::Malformed;
+        };
+        Decision::Steer(match (hook, pod) {
+            (Hook::FromPod, Some(pod)) => steer::from_pod(self, pod, &frame),
+            (Hook::ToPod, Some(pod)) => steer::to_pod(self, pod, &frame, origin),
+            _ => steer::from_net(self, &frame),
+        })
+    }
+}
+
+impl World for Table {
+    fn workload(&self, addr: &Addr) -> Option<Workload> {
+        self.workloads.get(addr).copied()
+    }
+
+    fn is_service(&self, addr: &Addr) -> bool {
+        self.services.contains(addr)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(key).copied()
+    }
+}
+
+/// What a hook decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// No pod is known at the interface.
+    UnknownPod,
+    /// The headers do not hold what they claim.
+    Malformed,
+    /// The decision of `mesh_common::steer`.
+    Steer(Steer),
+}

@@ -1,0 +1,124 @@
+//! The tests: of the parts, of the real kernel programs packet by packet, and of the whole in network namespaces.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{self, cargo, command, is_installed, require_root, root, step};
+use crate::{build, ebpf};
+
+/// Which tests to run; without one of the three flags, all.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+    /// Run the unit tests
+    #[arg(long)]
+    unit: bool,
+    /// Run the packet tests: the real object, run by the kernel on made-up packets
+    #[arg(long)]
+    packet: bool,
+    /// Run the scenarios: nodes and pods as network namespaces
+    #[arg(long)]
+    netns: bool,
+}
+
+/// The file in `tests/tests` that needs the object but no agent.
+const PACKETS: &str = "packets";
+
+/// Runs the tests; the first group that fails ends it.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let all = !(args.unit || args.packet || args.netns);
+    if all || args.packet || args.netns {
+        require_root("running the packet tests and scenarios")?;
+        install_packages()?;
+    }
+    let filter = args.filter.as_deref();
+    if all || args.unit {
+        step("unit tests");
+        let parts = ["test", "--workspace", "--exclude", "mesh-ebpf"];
+        finish(
+            cargo(&parts).args(["--exclude", "mesh-tests", "--quiet"]),
+            filter,
+        )?;
+        finish(
+            &mut cargo(&["test", "-p", "mesh-tests", "--lib", "--quiet"]),
+            filter,
+        )?;
+    }
+    if all || args.packet {
+        ebpf::build()?;
+        step("packet tests");
+        scenario(&[PACKETS.to_owned()], filter)?;
+    }
+    if all || args.netns {
+        let binaries = build::run(&build::Args::RELEASE)?;
+        step("scenarios");
+        let mut names = scenario_files()?;
+        names.retain(|name| name != PACKETS);
+        let mut command = scenarios(&names);
+        finish(command.env("MESH_BIN_DIR", binaries), filter)?;
+    }
+    Ok(())
+}
+
+fn scenario(names: &[String], filter: Option<&str>) -> Result<()> {
+    finish(&mut scenarios(names), filter)
+}
+
+/// One at a time: a scenario asserts exact counters and deadlines, and deserves the machine.
+fn scenarios(names: &[String]) -> Command {
+    let mut command = cargo(&["test", "-p", "mesh-tests"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    command.env("RUST_TEST_THREADS", "1");
+    command
+}
+
+fn finish(command: &mut Command, filter: Option<&str>) -> Result<()> {
+    shell::run(command.args(filter))
+}
+
+fn scenario_files() -> Result<Vec<String>> {
+    let directory = root().join("tests/tests");
+    let entries =
+        fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            Some(name.strip_suffix(".rs")?.to_owned())
+        })
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Installs the Debian packages that the harness and the demo use, where they are missing.
+pub(crate) fn install_packages() -> Result<()> {
+    let missing: Vec<&str> = [("ip", "iproute2"), ("curl", "curl")]
+        .into_iter()
+        .filter_map(|(program, package)| (!is_installed(program)).then_some(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !is_installed("apt-get") {
+        bail!(
+            "these programs are missing: {names}. Remedy: install them with your distribution's package manager"
+        );
+    }
+    step(&format!("installing Debian packages: {names}"));
+    shell::run(&mut command("apt-get", &["update", "-qq"]))?;
+    let mut install = command(
+        "apt-get",
+        &["install", "-y", "-qq", "--no-install-recommends"],
+    );
+    shell::run(
+        install
+            .args(missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
