@@ -1,3 +1,17 @@
 //! The node agent of Mesh CNI.
 
+pub mod agent;
+pub mod args;
+pub mod attachments;
+pub mod clock;
+pub mod cluster;
+pub mod cni_server;
+pub mod dataplane;
+pub mod hbone;
+pub mod ipam;
 pub mod model;
+pub mod network;
+pub mod pki;
+pub mod proxy;
+pub mod route;
+pub mod world;

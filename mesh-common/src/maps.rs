@@ -1,10 +1,10 @@
 //! Keys and values of the maps, one type for both sides.
 //!
-//! Integers are in the machine's byte order unless the field says otherwise; ports are big-endian bytes as on the wire.
+//! Integers are in the machine's byte order; addresses and ports keep the order of the wire.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Port};
 
 /// Bits of [`Pod::flags`] and [`Workload::flags`].
 pub mod flags {
@@ -71,12 +71,12 @@ pub struct FlowKey {
     pub pod: Addr,
     /// The other end's address, as the pod sees it.
     pub peer: Addr,
-    /// The local pod's port, big-endian.
-    pub pod_port: [u8; 2],
-    /// The other end's port, big-endian.
-    pub peer_port: [u8; 2],
+    /// The local pod's port.
+    pub pod_port: Port,
+    /// The other end's port.
+    pub peer_port: Port,
 }
-abi!(FlowKey, size = 36, align = 1);
+abi!(FlowKey, size = 36, align = 4);
 
 impl FlowKey {
     /// The same flow seen from its other end.
@@ -135,9 +135,9 @@ impl Slot {
     /// Number of entries of the map.
     pub const COUNT: u32 = 4;
 
-    /// The entry for one address family.
+    /// The entry of a slot, by its number, for one address family.
     #[inline(always)]
-    pub const fn index(self, v6: bool) -> u32 {
-        self as u32 + v6 as u32
+    pub const fn index(slot: u32, v6: bool) -> u32 {
+        slot + v6 as u32
     }
 }

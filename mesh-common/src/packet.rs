@@ -1,115 +1,219 @@
-//! Bounds-checked views of Ethernet, IPv4, IPv6 and TCP headers.
+//! Bounds-checked reading of Ethernet, IPv4, IPv6 and TCP headers.
 
-use crate::addr::Addr;
+use zerocopy::FromBytes;
+
+use crate::addr::{Addr, Port};
 use crate::maps::FlowKey;
 
-/// Bytes of a packet from the Ethernet header on, wherever they are kept.
+/// Bytes of a frame from its Ethernet header on, wherever they are kept.
 pub trait Bytes {
-    /// Copies `N` bytes from `offset`, or `None` when the packet ends before.
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// Copies a value from `offset`, or `None` when the frame ends before.
+    fn load<T: FromBytes>(&self, offset: u32) -> Option<T>;
 }
 
 impl Bytes for [u8] {
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.get(offset as usize..)?.first_chunk().copied()
+    fn load<T: FromBytes>(&self, offset: u32) -> Option<T> {
+        T::read_from_prefix(self.get(offset as usize..)?)
+            .ok()
+            .map(|(value, _)| value)
     }
 }
 
-/// What a frame carries, as far as steering cares.
+/// A frame as far as steering cares.
 ///
-/// Every field has a value whatever the class: an enum with fields would leave some undefined, LLVM copies those too, and
-/// the verifier refuses to read a register that was never written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// What it is.
-    pub class: Class,
-    /// The packet of [`Class::Ip`], otherwise [`Packet::EMPTY`].
-    pub packet: Packet,
-}
-
-/// Classes of frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// An IP packet.
-    Ip,
-    /// Address resolution: never leaves the link.
-    Arp,
-    /// Any other `EtherType`, or a VLAN tag.
-    Other,
-    /// Headers that are cut short or contradict themselves.
-    Malformed,
-}
-
-/// An IP packet.
+/// Flat, and every field has a value whatever the kind: the verifier refuses programs that copy what was never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Source address.
+    /// What it is.
+    pub kind: Kind,
+    /// Source address; [`Addr::NONE`] when it is not IP.
     pub src: Addr,
-    /// Destination address.
+    /// Destination address; [`Addr::NONE`] when it is not IP.
     pub dst: Addr,
-    /// The transport.
-    pub transport: Transport,
-    /// The header of [`Transport::Tcp`].
-    pub tcp: Tcp,
-    /// The type of [`Transport::Icmp6`] (RFC 4443).
-    pub icmp6_type: u8,
+    /// Source port; 0 when it is not a whole TCP segment.
+    pub src_port: Port,
+    /// Destination port; 0 when it is not a whole TCP segment.
+    pub dst_port: Port,
 }
 
-/// The transport of a packet.
+/// What a frame carries.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// A whole TCP header.
+pub enum Kind {
+    /// Its headers are cut short, contradict themselves, or are more than the parser follows.
+    Malformed,
+    /// Address resolution: never leaves the link.
+    Arp,
+    /// Neither IP nor ARP.
+    NotIp,
+    /// TCP with SYN and without ACK: the first packet of a connection.
+    TcpOpening,
+    /// Any other whole TCP segment.
     Tcp,
     /// A fragment of a TCP segment, or of something that may turn out to be one; the first one included.
     TcpFragment,
-    /// `ICMPv6`.
-    Icmp6,
-    /// Anything else.
-    Other,
-}
-
-/// The part of a TCP header that steering reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tcp {
-    /// Source port, big-endian.
-    pub src_port: [u8; 2],
-    /// Destination port, big-endian.
-    pub dst_port: [u8; 2],
-    /// Whether SYN is set and ACK is not: the first packet of a connection.
-    pub opens: bool,
+    /// `ICMPv6` router solicitation, neighbour solicitation or neighbour advertisement (RFC 4861); no router's messages.
+    Neighbour,
+    /// Any other IP packet.
+    Ip,
 }
 
 impl Packet {
-    /// No packet.
-    pub const EMPTY: Self = Self {
-        src: Addr::NONE,
-        dst: Addr::NONE,
-        transport: Transport::Other,
-        tcp: Tcp {
-            src_port: [0; 2],
-            dst_port: [0; 2],
-            opens: false,
-        },
-        icmp6_type: 0,
-    };
-
-    /// The flow of a TCP packet as the sending pod sees it.
+    /// A frame without addresses.
     #[inline(always)]
-    pub fn flow_of_source(&self) -> FlowKey {
-        FlowKey {
-            pod: self.src,
-            peer: self.dst,
-            pod_port: self.tcp.src_port,
-            peer_port: self.tcp.dst_port,
+    pub const fn without_ip(kind: Kind) -> Self {
+        Self {
+            kind,
+            src: Addr::NONE,
+            dst: Addr::NONE,
+            src_port: Port(0),
+            dst_port: Port(0),
         }
     }
 
-    /// The flow of a TCP packet as the receiving pod sees it.
+    /// The flow as the sending pod sees it.
     #[inline(always)]
-    pub fn flow_of_destination(&self) -> FlowKey {
+    pub const fn flow_of_source(&self) -> FlowKey {
+        FlowKey {
+            pod: self.src,
+            peer: self.dst,
+            pod_port: self.src_port,
+            peer_port: self.dst_port,
+        }
+    }
+
+    /// The flow as the receiving pod sees it.
+    #[inline(always)]
+    pub const fn flow_of_destination(&self) -> FlowKey {
         self.flow_of_source().reversed()
     }
+
+    /// Reads a frame.
+    #[inline(always)]
+    pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Self {
+        let Some(ethertype) = bytes.load::<u16>(12) else {
+            return Self::without_ip(Kind::Malformed);
+        };
+        match u16::from_be(ethertype) {
+            ETHERTYPE_IPV4 => Self::ipv4(bytes),
+            ETHERTYPE_IPV6 => Self::ipv6(bytes),
+            ETHERTYPE_ARP => Self::without_ip(Kind::Arp),
+            _ => Self::without_ip(Kind::NotIp),
+        }
+    }
+
+    /// RFC 791, with options.
+    #[inline(always)]
+    fn ipv4<B: Bytes + ?Sized>(bytes: &B) -> Self {
+        let mut packet = Self::without_ip(Kind::Malformed);
+        let Some(header) = bytes.load::<[u32; 5]>(ETHERNET) else {
+            return packet;
+        };
+        let [version_length, _, _, _] = header[0].to_ne_bytes();
+        let length = u32::from(version_length & 0x0f) * 4;
+        if version_length >> 4 != 4 || length < 20 {
+            return packet;
+        }
+        packet.src = Addr::v4(header[3]);
+        packet.dst = Addr::v4(header[4]);
+        // More-fragments flag or a fragment offset; "don't fragment" and the reserved bit do not matter.
+        let fragment = u32::from_be(header[1]) & 0x3fff != 0;
+        let [_, protocol, _, _] = header[2].to_ne_bytes();
+        packet.transport(bytes, ETHERNET + length, protocol, fragment);
+        packet
+    }
+
+    /// RFC 8200, with extension headers.
+    #[inline(always)]
+    fn ipv6<B: Bytes + ?Sized>(bytes: &B) -> Self {
+        let mut packet = Self::without_ip(Kind::Malformed);
+        let Some(header) = bytes.load::<[u32; 10]>(ETHERNET) else {
+            return packet;
+        };
+        if u32::from_be(header[0]) >> 28 != 6 {
+            return packet;
+        }
+        packet.src = Addr([header[2], header[3], header[4], header[5]]);
+        packet.dst = Addr([header[6], header[7], header[8], header[9]]);
+        // In the maps these stand for the IPv4 pod; no IPv6 packet has them (RFC 4942, 2.2).
+        if packet.src.is_v4() || packet.dst.is_v4() {
+            return packet;
+        }
+
+        let [_, _, mut protocol, _] = header[1].to_ne_bytes();
+        let mut offset = ETHERNET + 40;
+        let mut fragment = false;
+        let mut followed = 0;
+        while followed < MAX_EXTENSIONS && is_extension(protocol) && !fragment {
+            let Some([next, units, high, low]) = bytes.load::<[u8; 4]>(offset) else {
+                return packet;
+            };
+            offset += match protocol {
+                // An atomic fragment (offset 0, no more to come; RFC 6946) is a whole packet.
+                PROTOCOL_FRAGMENT => {
+                    fragment = u16::from_be_bytes([high, low]) & 0xfff9 != 0;
+                    8
+                }
+                PROTOCOL_AUTHENTICATION => (u32::from(units) + 2) * 4,
+                _ => (u32::from(units) + 1) * 8,
+            };
+            protocol = next;
+            followed += 1;
+        }
+        packet.transport(bytes, offset, protocol, fragment);
+        packet
+    }
+
+    /// Sets kind and ports from what stands behind the IP headers.
+    #[inline(always)]
+    fn transport<B: Bytes + ?Sized>(
+        &mut self,
+        bytes: &B,
+        offset: u32,
+        protocol: u8,
+        fragment: bool,
+    ) {
+        if fragment {
+            // What stands behind a fragment header may be data; extension headers in it may hide TCP until it is put
+            // together again.
+            let tcp = protocol == PROTOCOL_TCP || is_extension(protocol);
+            self.kind = if tcp { Kind::TcpFragment } else { Kind::Ip };
+            return;
+        }
+        match protocol {
+            PROTOCOL_TCP => {
+                let Some(header) = bytes.load::<[u16; 10]>(offset) else {
+                    return;
+                };
+                self.src_port = Port(header[0]);
+                self.dst_port = Port(header[1]);
+                let opens = u16::from_be(header[6]) & (TCP_SYN | TCP_ACK) == TCP_SYN;
+                self.kind = if opens { Kind::TcpOpening } else { Kind::Tcp };
+            }
+            PROTOCOL_ICMPV6 => {
+                self.kind = match bytes.load::<u8>(offset) {
+                    Some(133 | 135 | 136) => Kind::Neighbour,
+                    Some(_) => Kind::Ip,
+                    None => Kind::Malformed,
+                };
+            }
+            // More extension headers than are followed.
+            other if is_extension(other) => {}
+            _ => self.kind = Kind::Ip,
+        }
+    }
+}
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        PROTOCOL_HOP_BY_HOP
+            | PROTOCOL_ROUTING
+            | PROTOCOL_FRAGMENT
+            | PROTOCOL_AUTHENTICATION
+            | PROTOCOL_DESTINATION_OPTIONS
+    )
 }
 
 const ETHERNET: u32 = 14;
@@ -128,139 +232,5 @@ const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
 /// Extension headers that are followed before a packet counts as malformed.
 const MAX_EXTENSIONS: u32 = 6;
 
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
-
-/// Reads an Ethernet frame.
-#[inline(always)]
-pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Frame {
-    let mut packet = Packet::EMPTY;
-    let class = match bytes.load(12).map(u16::from_be_bytes) {
-        Some(ETHERTYPE_IPV4) => ipv4(bytes, &mut packet),
-        Some(ETHERTYPE_IPV6) => ipv6(bytes, &mut packet),
-        Some(ETHERTYPE_ARP) => Some(Class::Arp),
-        Some(_) => Some(Class::Other),
-        None => None,
-    };
-    match class {
-        Some(class) => Frame { class, packet },
-        None => Frame {
-            class: Class::Malformed,
-            packet: Packet::EMPTY,
-        },
-    }
-}
-
-/// RFC 791, with options.
-#[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Option<Class> {
-    let header: [u8; 20] = bytes.load(ETHERNET)?;
-    let length = u32::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < 20 {
-        return None;
-    }
-    packet.src = Addr::v4([header[12], header[13], header[14], header[15]]);
-    packet.dst = Addr::v4([header[16], header[17], header[18], header[19]]);
-    let protocol = header[9];
-    // More-fragments flag or a fragment offset; "don't fragment" and the reserved bit do not matter.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    transport(bytes, ETHERNET + length, protocol, fragment, packet)
-}
-
-/// RFC 8200, with extension headers.
-#[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Option<Class> {
-    let header: [u8; 40] = bytes.load(ETHERNET)?;
-    if header[0] >> 4 != 6 {
-        return None;
-    }
-    packet.src.0.copy_from_slice(&header[8..24]);
-    packet.dst.0.copy_from_slice(&header[24..40]);
-    // In the maps these stand for the IPv4 pod; no IPv6 packet has them (RFC 4942, 2.2).
-    if packet.src.is_v4() || packet.dst.is_v4() {
-        return None;
-    }
-
-    let mut protocol = header[6];
-    let mut offset = ETHERNET + 40;
-    let mut fragment = false;
-    let mut followed = 0;
-    while followed < MAX_EXTENSIONS {
-        let length = match protocol {
-            PROTOCOL_HOP_BY_HOP | PROTOCOL_ROUTING | PROTOCOL_DESTINATION_OPTIONS => {
-                let [next, units]: [u8; 2] = bytes.load(offset)?;
-                protocol = next;
-                (u32::from(units) + 1) * 8
-            }
-            PROTOCOL_AUTHENTICATION => {
-                let [next, units]: [u8; 2] = bytes.load(offset)?;
-                protocol = next;
-                (u32::from(units) + 2) * 4
-            }
-            PROTOCOL_FRAGMENT => {
-                let [next, _, high, low]: [u8; 4] = bytes.load(offset)?;
-                protocol = next;
-                // An atomic fragment (offset 0, no more to come; RFC 6946) is a whole packet.
-                fragment = u16::from_be_bytes([high, low]) & 0xfff9 != 0;
-                8
-            }
-            _ => break,
-        };
-        // What stands behind a fragment header may be data, whatever its bytes say.
-        if fragment {
-            break;
-        }
-        offset += length;
-        followed += 1;
-    }
-    if is_extension(protocol) && !fragment {
-        return None;
-    }
-    transport(bytes, offset, protocol, fragment, packet)
-}
-
-#[inline(always)]
-const fn is_extension(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        PROTOCOL_HOP_BY_HOP
-            | PROTOCOL_ROUTING
-            | PROTOCOL_DESTINATION_OPTIONS
-            | PROTOCOL_AUTHENTICATION
-            | PROTOCOL_FRAGMENT
-    )
-}
-
-#[inline(always)]
-fn transport<B: Bytes + ?Sized>(
-    bytes: &B,
-    offset: u32,
-    protocol: u8,
-    fragment: bool,
-    packet: &mut Packet,
-) -> Option<Class> {
-    if fragment {
-        // Extension headers in the fragmented part may hide TCP until it is put together again.
-        if protocol == PROTOCOL_TCP || is_extension(protocol) {
-            packet.transport = Transport::TcpFragment;
-        }
-        return Some(Class::Ip);
-    }
-    match protocol {
-        PROTOCOL_TCP => {
-            let header: [u8; 20] = bytes.load(offset)?;
-            packet.transport = Transport::Tcp;
-            packet.tcp = Tcp {
-                src_port: [header[0], header[1]],
-                dst_port: [header[2], header[3]],
-                opens: header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN,
-            };
-        }
-        PROTOCOL_ICMPV6 => {
-            [packet.icmp6_type] = bytes.load(offset)?;
-            packet.transport = Transport::Icmp6;
-        }
-        _ => {}
-    }
-    Some(Class::Ip)
-}
+const TCP_SYN: u16 = 0x02;
+const TCP_ACK: u16 = 0x10;

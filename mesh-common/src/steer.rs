@@ -9,10 +9,13 @@
 //! - whatever cannot be parsed or judged is dropped.
 
 use crate::HBONE_PORT;
-use crate::addr::Addr;
+use crate::addr::{Addr, Port};
 use crate::maps::{Flow, FlowKey, Pod, Slot, Workload, flags};
-use crate::packet::{Class, Frame, Packet, Transport};
+use crate::packet::{Kind, Packet};
 use crate::verdict::Outcome;
+
+/// The HBONE port as packets carry it.
+const HBONE: Port = Port::new(HBONE_PORT);
 
 /// The maps that steering reads.
 pub trait World {
@@ -25,55 +28,78 @@ pub trait World {
 }
 
 /// What a hook is to do with a packet.
+///
+/// Flat, and with an argument whatever the verb: the verifier refuses programs that copy what was never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Steer {
+pub struct Steer {
+    /// What to do.
+    pub verb: Verb,
+    /// The interface index, [`Slot`] or [`Outcome`] that the verb names, otherwise 0.
+    pub argument: u32,
+}
+
+/// The verb of a [`Steer`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
     /// Leave it to the node's stack.
     Pass,
     /// The first packet of a connection: record the flow as [`Flow::PLAIN`], then pass.
-    PassNew(FlowKey),
-    /// The first packet of a connection by the agent: forget what stands recorded for its tuple, then pass.
-    PassAgent(FlowKey),
-    /// Redirect to the pod at this interface.
-    Local(u32),
+    PassNew,
+    /// The first packet of a connection by the agent: forget what stands recorded for the flow, then pass.
+    PassAgent,
+    /// Redirect to the pod at the interface.
+    Local,
     /// The first packet between two enrolled pods of this node: record [`Flow::LOCAL`] for both ends, then redirect.
-    LocalNew(u32, FlowKey),
-    /// Give it to the agent's socket for its tuple; when there is none, do as told.
-    Socket(NoSocket),
-    /// The first packet of a connection for the agent: forget what stands recorded, give it to the socket for its tuple,
-    /// otherwise to the listener.
-    Capture(Slot, FlowKey),
-    /// Drop it.
-    Drop(Outcome),
+    LocalNew,
+    /// The first packet of a connection for the agent: forget what stands recorded for the flow, then as
+    /// [`Verb::SocketOrListener`].
+    Capture,
+    /// Give it to the agent's socket for its tuple, otherwise to the listener in the slot, which completes a SYN-cookie
+    /// handshake or answers with a reset.
+    SocketOrListener,
+    /// Give it to the agent's socket for its tuple, otherwise redirect to the pod at the interface.
+    SocketOrLocal,
+    /// Give it to the agent's socket for its tuple, otherwise leave it to the node's stack.
+    SocketOrPass,
+    /// Drop it and count the outcome.
+    Drop,
 }
 
-/// What to do with a packet whose tuple no socket of this node has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoSocket {
-    /// Give it to the listener: it completes a SYN-cookie handshake or answers with a reset.
-    Listener(Slot),
-    /// Redirect it to the pod at this interface.
-    Local(u32),
-    /// Leave it to the node's stack.
-    Pass,
+impl Steer {
+    #[inline(always)]
+    const fn to(verb: Verb) -> Self {
+        Self { verb, argument: 0 }
+    }
+
+    #[inline(always)]
+    const fn with(verb: Verb, argument: u32) -> Self {
+        Self { verb, argument }
+    }
+
+    #[inline(always)]
+    const fn drop(outcome: Outcome) -> Self {
+        Self::with(Verb::Drop, outcome as u32)
+    }
 }
 
 /// Judges a packet that leaves a pod (TC ingress at the host end of its veth).
 #[inline(always)]
-pub fn from_pod<W: World>(world: &W, pod: &Pod, frame: &Frame) -> Steer {
-    let packet = match frame.class {
-        Class::Arp => return Steer::Pass,
-        Class::Other => return Steer::Drop(Outcome::EtherType),
-        Class::Malformed => return Steer::Drop(Outcome::Malformed),
-        Class::Ip => &frame.packet,
-    };
+pub fn from_pod<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
+    match packet.kind {
+        Kind::Arp => return Steer::to(Verb::Pass),
+        Kind::NotIp => return Steer::drop(Outcome::EtherType),
+        Kind::Malformed => return Steer::drop(Outcome::Malformed),
+        Kind::Tcp | Kind::TcpOpening | Kind::TcpFragment | Kind::Neighbour | Kind::Ip => {}
+    }
     if packet.src != pod.addr4 && packet.src != pod.addr6 {
         return foreign_source(packet);
     }
-    match packet.transport {
-        Transport::Tcp if packet.tcp.opens => from_pod_opening(world, pod, packet),
-        Transport::Tcp => from_pod_established(world, pod, packet),
-        Transport::TcpFragment if pod.flags & flags::SOCKETS != 0 => Steer::Drop(Outcome::Fragment),
-        Transport::TcpFragment | Transport::Icmp6 | Transport::Other => Steer::Pass,
+    match packet.kind {
+        Kind::TcpOpening => from_pod_opening(world, pod, packet),
+        Kind::Tcp => from_pod_established(world, pod, packet),
+        Kind::TcpFragment if pod.flags & flags::SOCKETS != 0 => Steer::drop(Outcome::Fragment),
+        _ => Steer::to(Verb::Pass),
     }
 }
 
@@ -81,43 +107,38 @@ pub fn from_pod<W: World>(world: &W, pod: &Pod, frame: &Frame) -> Steer {
 #[inline(always)]
 fn foreign_source(packet: &Packet) -> Steer {
     if packet.src.is_v4() || !packet.src.is_link_scoped_v6() {
-        return Steer::Drop(Outcome::Spoofed);
+        return Steer::drop(Outcome::Spoofed);
     }
-    // Router solicitation, neighbour solicitation and advertisement (RFC 4861); never a router advertisement.
-    let discovery = matches!(packet.icmp6_type, 133 | 135 | 136);
-    if packet.transport == Transport::Icmp6 && discovery {
-        Steer::Pass
-    } else {
-        Steer::Drop(Outcome::LinkLocal)
+    match packet.kind {
+        Kind::Neighbour => Steer::to(Verb::Pass),
+        _ => Steer::drop(Outcome::LinkLocal),
     }
 }
 
 #[inline(always)]
 fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
     let enrolled = pod.flags & flags::ENROLLED != 0;
-    let hbone = packet.tcp.dst_port == HBONE_PORT.to_be_bytes();
-    let flow = packet.flow_of_source();
+    let hbone = packet.dst_port == HBONE;
     if enrolled && hbone {
         // Forwarded, it could collide with a tunnel that the agent opened from this pod's address.
-        return Steer::Capture(Slot::Outbound, flow);
+        return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
-    let plain = Steer::PassNew(flow);
     let Some(peer) = world.workload(&packet.dst) else {
         if enrolled && world.is_service(&packet.dst) {
-            return Steer::Capture(Slot::Outbound, flow);
+            return Steer::with(Verb::Capture, Slot::Outbound as u32);
         }
-        return plain;
+        return Steer::to(Verb::PassNew);
     };
     if peer.flags & flags::ENROLLED == 0 {
-        return plain;
+        return Steer::to(Verb::PassNew);
     }
     let local = peer.flags & flags::LOCAL != 0;
     match (enrolled, local) {
-        (true, true) => Steer::LocalNew(peer.ifindex, flow),
-        (true, false) => Steer::Capture(Slot::Outbound, flow),
+        (true, true) => Steer::with(Verb::LocalNew, peer.ifindex),
+        (true, false) => Steer::with(Verb::Capture, Slot::Outbound as u32),
         // A pod that speaks HBONE itself, such as a waypoint.
-        (false, true) if hbone => Steer::Capture(Slot::Inbound, flow),
-        (false, _) => plain,
+        (false, true) if hbone => Steer::with(Verb::Capture, Slot::Inbound as u32),
+        (false, _) => Steer::to(Verb::PassNew),
     }
 }
 
@@ -126,34 +147,34 @@ fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Stee
     let peer = world.workload(&packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
     if !sockets && !peer.is_some_and(|peer| peer.flags & flags::SOCKETS != 0) {
-        return Steer::Pass;
+        return Steer::to(Verb::Pass);
     }
     let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);
     match world.flow(&packet.flow_of_source()) {
-        Some(Flow::PLAIN) => return Steer::Pass,
+        Some(Flow::PLAIN) => return Steer::to(Verb::Pass),
         Some(_) => {
-            return local.map_or(Steer::Drop(Outcome::NoFlow), |peer| {
-                Steer::Local(peer.ifindex)
+            return local.map_or(Steer::drop(Outcome::NoFlow), |peer| {
+                Steer::with(Verb::Local, peer.ifindex)
             });
         }
         None => {}
     }
     if !sockets {
         // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
-        return Steer::Socket(if packet.tcp.dst_port == HBONE_PORT.to_be_bytes() {
-            NoSocket::Listener(Slot::Inbound)
+        return if packet.dst_port == HBONE {
+            Steer::with(Verb::SocketOrListener, Slot::Inbound as u32)
         } else {
-            NoSocket::Pass
-        });
+            Steer::to(Verb::SocketOrPass)
+        };
     }
     let enrolled = pod.flags & flags::ENROLLED != 0;
-    Steer::Socket(match local {
+    match local {
         // The record was evicted; between two enrolled pods of this node there is only one way.
         Some(peer) if enrolled && peer.flags & flags::ENROLLED != 0 => {
-            NoSocket::Local(peer.ifindex)
+            Steer::with(Verb::SocketOrLocal, peer.ifindex)
         }
-        _ => NoSocket::Listener(Slot::Outbound),
-    })
+        _ => Steer::with(Verb::SocketOrListener, Slot::Outbound as u32),
+    }
 }
 
 /// Who sent a packet that is about to reach a pod.
@@ -169,36 +190,30 @@ pub enum Origin {
 
 /// Judges a packet that is about to reach a pod (TC egress at the host end of its veth).
 #[inline(always)]
-pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> Steer {
-    let packet = match frame.class {
-        Class::Arp => return Steer::Pass,
-        Class::Other => return Steer::Drop(Outcome::EtherType),
-        Class::Malformed => return Steer::Drop(Outcome::Malformed),
-        Class::Ip => &frame.packet,
-    };
-    let sockets = pod.flags & flags::SOCKETS != 0;
-    match packet.transport {
-        Transport::Tcp if packet.tcp.opens => {
-            let flow = packet.flow_of_destination();
-            let strict = flags::ENROLLED | flags::STRICT;
-            match origin {
-                Origin::Agent => Steer::PassAgent(flow),
-                Origin::Forwarded if pod.flags & strict == strict => Steer::Drop(Outcome::Strict),
-                Origin::Forwarded | Origin::Node => Steer::PassNew(flow),
-            }
+pub fn to_pod<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -> Steer {
+    const STRICT: u32 = flags::ENROLLED | flags::STRICT;
+    match packet.kind {
+        Kind::NotIp => return Steer::drop(Outcome::EtherType),
+        Kind::Malformed => return Steer::drop(Outcome::Malformed),
+        Kind::Arp | Kind::Neighbour | Kind::Ip => return Steer::to(Verb::Pass),
+        Kind::TcpOpening => {
+            return match origin {
+                Origin::Agent => Steer::to(Verb::PassAgent),
+                Origin::Forwarded if pod.flags & STRICT == STRICT => Steer::drop(Outcome::Strict),
+                Origin::Forwarded | Origin::Node => Steer::to(Verb::PassNew),
+            };
         }
-        Transport::Tcp if sockets && origin == Origin::Forwarded => {
-            match world.flow(&packet.flow_of_destination()) {
-                Some(_) => Steer::Pass,
-                None => Steer::Drop(Outcome::NoFlow),
-            }
-        }
-        Transport::TcpFragment if sockets && origin == Origin::Forwarded => {
-            Steer::Drop(Outcome::Fragment)
-        }
-        Transport::Tcp | Transport::TcpFragment | Transport::Icmp6 | Transport::Other => {
-            Steer::Pass
-        }
+        Kind::Tcp | Kind::TcpFragment => {}
+    }
+    if pod.flags & flags::SOCKETS == 0 || origin != Origin::Forwarded {
+        return Steer::to(Verb::Pass);
+    }
+    if packet.kind == Kind::TcpFragment {
+        return Steer::drop(Outcome::Fragment);
+    }
+    match world.flow(&packet.flow_of_destination()) {
+        Some(_) => Steer::to(Verb::Pass),
+        None => Steer::drop(Outcome::NoFlow),
     }
 }
 
@@ -206,23 +221,23 @@ pub fn to_pod<W: World>(world: &W, pod: &Pod, frame: &Frame, origin: Origin) -> 
 ///
 /// Only traffic for local pods whose address the agent uses is looked at; `to_pod` judges what is passed here.
 #[inline(always)]
-pub fn from_net<W: World>(world: &W, frame: &Frame) -> Steer {
-    let packet = &frame.packet;
-    if frame.class != Class::Ip || packet.transport != Transport::Tcp {
-        return Steer::Pass;
+pub fn from_net<W: World>(world: &W, packet: &Packet) -> Steer {
+    const OURS: u32 = flags::LOCAL | flags::SOCKETS;
+    if packet.kind != Kind::Tcp && packet.kind != Kind::TcpOpening {
+        return Steer::to(Verb::Pass);
     }
     let Some(pod) = world.workload(&packet.dst) else {
-        return Steer::Pass;
+        return Steer::to(Verb::Pass);
     };
-    if pod.flags & (flags::LOCAL | flags::SOCKETS) != flags::LOCAL | flags::SOCKETS {
-        return Steer::Pass;
+    if pod.flags & OURS != OURS {
+        return Steer::to(Verb::Pass);
     }
-    let hbone = pod.flags & flags::ENROLLED != 0 && packet.tcp.dst_port == HBONE_PORT.to_be_bytes();
-    match (packet.tcp.opens, hbone) {
-        (true, true) => Steer::Capture(Slot::Inbound, packet.flow_of_destination()),
-        (true, false) => Steer::Pass,
-        (false, true) => Steer::Socket(NoSocket::Listener(Slot::Inbound)),
-        (false, false) => Steer::Socket(NoSocket::Pass),
+    let hbone = pod.flags & flags::ENROLLED != 0 && packet.dst_port == HBONE;
+    match (packet.kind == Kind::TcpOpening, hbone) {
+        (true, true) => Steer::with(Verb::Capture, Slot::Inbound as u32),
+        (true, false) => Steer::to(Verb::Pass),
+        (false, true) => Steer::with(Verb::SocketOrListener, Slot::Inbound as u32),
+        (false, false) => Steer::to(Verb::SocketOrPass),
     }
 }
 
@@ -230,7 +245,7 @@ pub fn from_net<W: World>(world: &W, frame: &Frame) -> Steer {
 ///
 /// Only tuples that the TC hooks capture are answered, so listeners of the node itself are never shadowed.
 #[inline(always)]
-pub fn listen<W: World>(world: &W, local: &Addr, local_port: u16, remote: &Addr) -> Option<Slot> {
+pub fn listen<W: World>(world: &W, local: &Addr, local_port: Port, remote: &Addr) -> Option<Slot> {
     const HERE: u32 = flags::LOCAL | flags::ENROLLED;
     let destination = world.workload(local);
     let meshed = destination.is_some_and(|to| to.flags & flags::ENROLLED != 0);
@@ -238,5 +253,5 @@ pub fn listen<W: World>(world: &W, local: &Addr, local_port: u16, remote: &Addr)
     if here(world.workload(remote)) && (meshed || world.is_service(local)) {
         return Some(Slot::Outbound);
     }
-    (local_port == HBONE_PORT && here(destination)).then_some(Slot::Inbound)
+    (local_port == HBONE && here(destination)).then_some(Slot::Inbound)
 }

@@ -78,8 +78,8 @@ impl Outcome {
 /// Number of counters: one for every pair of hook and outcome.
 pub const COUNTERS: u32 = (Hook::ALL.len() * Outcome::ALL.len()) as u32;
 
-/// Index of the counter of a pair.
+/// Index of the counter of a hook and an outcome, the latter by its number.
 #[inline(always)]
-pub const fn counter(hook: Hook, outcome: Outcome) -> u32 {
-    hook as u32 * Outcome::ALL.len() as u32 + outcome as u32
+pub const fn counter(hook: Hook, outcome: u32) -> u32 {
+    hook as u32 * Outcome::ALL.len() as u32 + outcome
 }

@@ -8,15 +8,20 @@
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, TC_ACT_OK, TC_ACT_SHOT, bpf_sock};
+use aya_ebpf::bindings::{
+    BPF_F_CURRENT_NETNS, TC_ACT_OK, TC_ACT_SHOT, bpf_sock, bpf_sock_tuple,
+    bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+};
 use aya_ebpf::helpers::{
     bpf_map_lookup_elem, bpf_redirect_peer, bpf_sk_assign, bpf_sk_release, bpf_skb_load_bytes,
     bpf_skb_store_bytes, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
-use mesh_common::packet::{Bytes, Class, Frame, Packet, parse};
+use mesh_common::packet::{Bytes, Kind, Packet};
 use mesh_common::steer::Origin;
+use zerocopy::FromBytes;
 
 use crate::maps::LISTENERS;
 
@@ -33,22 +38,23 @@ pub(crate) struct Skb<'a>(pub(crate) &'a TcContext);
 
 impl Bytes for Skb<'_> {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper checks the packet's bounds and writes all N bytes or reports failure.
+    fn load<T: FromBytes>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let length = size_of::<T>() as u32;
+        // SAFETY: the helper checks the packet's bounds and writes the whole value or reports failure.
         let status = unsafe {
             bpf_skb_load_bytes(
                 self.0.skb.skb.cast(),
                 offset,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
+                value.as_mut_ptr().cast(),
+                length,
             )
         };
         if status != 0 {
             return None;
         }
-        // SAFETY: the helper succeeded, so every byte is written.
-        Some(unsafe { bytes.assume_init() })
+        // SAFETY: the helper succeeded, so every byte is written, and any bytes are a valid `T`.
+        Some(unsafe { value.assume_init() })
     }
 }
 
@@ -60,15 +66,14 @@ impl Skb<'_> {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
-    /// The frame. A VLAN tag, also one the driver took off, makes it [`Class::Other`].
+    /// The packet. A VLAN tag, also one that the driver took off, makes it [`Kind::NotIp`].
     #[inline(always)]
-    pub(crate) fn frame(&self) -> Frame {
-        let mut frame = parse(self);
+    pub(crate) fn packet(&self) -> Packet {
         // SAFETY: the context is valid for the program's run.
         if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
-            frame.class = Class::Other;
+            return Packet::without_ip(Kind::NotIp);
         }
-        frame
+        Packet::parse(self)
     }
 
     /// Who sent a packet that leaves this node's stack.
@@ -115,7 +120,7 @@ impl Skb<'_> {
         let socket = unsafe {
             bpf_skc_lookup_tcp(
                 self.0.skb.skb.cast(),
-                (&raw const tuple).cast_mut().cast(),
+                (&raw const tuple).cast_mut(),
                 length,
                 BPF_F_CURRENT_NETNS as u64,
                 0,
@@ -191,32 +196,31 @@ pub(crate) enum Assigned {
     Refused,
 }
 
-/// A `struct bpf_sock_tuple` of either family: addresses and ports as they stand in the packet, source first.
-///
-/// An array, not the union: of that the shorter family leaves bytes undefined, which LLVM copies and the verifier refuses.
-type SocketTuple = [u32; 9];
-
 /// The tuple of a packet as its receiver looks it up, with its length in bytes (the length tells the family).
 #[inline(always)]
-fn socket_tuple(packet: &Packet) -> (SocketTuple, u32) {
-    let word =
-        |a: &[u8; 16], at: usize| u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]]);
-    let (src, dst) = (&packet.src.0, &packet.dst.0);
-    let ([s0, s1], [d0, d1]) = (packet.tcp.src_port, packet.tcp.dst_port);
-    let ports = u32::from_ne_bytes([s0, s1, d0, d1]);
-    if packet.src.is_v4() {
-        return ([word(src, 12), word(dst, 12), ports, 0, 0, 0, 0, 0, 0], 12);
+fn socket_tuple(packet: &Packet) -> (bpf_sock_tuple, u32) {
+    let sport = packet.src_port.0;
+    let dport = packet.dst_port.0;
+    let (saddr, daddr) = (packet.src.0, packet.dst.0);
+    // All of the union is written, whichever part the helper reads.
+    let mut tuple = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr,
+                daddr,
+                sport,
+                dport,
+            },
+        },
+    };
+    if !packet.src.is_v4() {
+        return (tuple, 36);
     }
-    let tuple = [
-        word(src, 0),
-        word(src, 4),
-        word(src, 8),
-        word(src, 12),
-        word(dst, 0),
-        word(dst, 4),
-        word(dst, 8),
-        word(dst, 12),
-        ports,
-    ];
-    (tuple, 36)
+    tuple.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: saddr[3],
+        daddr: daddr[3],
+        sport,
+        dport,
+    };
+    (tuple, 12)
 }

@@ -34,7 +34,7 @@ pub(crate) struct Maps;
 impl World for Maps {
     #[inline(always)]
     fn workload(&self, addr: &Addr) -> Option<Workload> {
-        // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period; it is copied at once.
+        // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
         unsafe { WORKLOADS.get(addr) }.copied()
     }
 
@@ -52,9 +52,9 @@ impl World for Maps {
 
 /// The pod at a host-side interface.
 #[inline(always)]
-pub(crate) fn pod(ifindex: u32) -> Option<Pod> {
-    // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period; it is copied at once.
-    unsafe { PODS.get(ifindex) }.copied()
+pub(crate) fn pod(ifindex: u32) -> Option<&'static Pod> {
+    // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
+    unsafe { PODS.get(ifindex) }
 }
 
 /// Records how a flow travels; `false` when the kernel has no room.

@@ -15,6 +15,13 @@ use crate::maps::Maps;
 #[classifier]
 fn from_net(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
-    let frame = skb.frame();
-    act(Hook::FromNet, &skb, &frame, &steer::from_net(&Maps, &frame))
+    let packet = skb.packet();
+    let steer = steer::from_net(&Maps, &packet);
+    act(
+        Hook::FromNet,
+        &skb,
+        &packet,
+        &packet.flow_of_destination(),
+        steer,
+    )
 }

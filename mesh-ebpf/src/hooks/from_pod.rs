@@ -17,14 +17,16 @@ fn from_pod(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
     skb.clear_mark();
     let Some(pod) = pod(skb.ifindex()) else {
-        count(Hook::FromPod, Outcome::UnknownPod);
+        count(Hook::FromPod, Outcome::UnknownPod as u32);
         return DROP;
     };
-    let frame = skb.frame();
+    let packet = skb.packet();
+    let steer = steer::from_pod(&Maps, pod, &packet);
     act(
         Hook::FromPod,
         &skb,
-        &frame,
-        &steer::from_pod(&Maps, &pod, &frame),
+        &packet,
+        &packet.flow_of_source(),
+        steer,
     )
 }

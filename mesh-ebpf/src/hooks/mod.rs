@@ -5,81 +5,76 @@ mod from_pod;
 mod listen;
 mod to_pod;
 
-use mesh_common::maps::Flow;
-use mesh_common::packet::Frame;
-use mesh_common::steer::{NoSocket, Steer};
+use mesh_common::maps::{Flow, FlowKey, Slot};
+use mesh_common::packet::Packet;
+use mesh_common::steer::{Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
 use crate::ctx::{Action, Assigned, DROP, PASS, Skb};
 use crate::{maps, report};
 
-/// Carries out a decision and counts its outcome.
+/// Carries out a decision on a packet of `flow` and counts its outcome.
 #[inline(always)]
-fn act(hook: Hook, skb: &Skb<'_>, frame: &Frame, steer: &Steer) -> Action {
-    let (outcome, action) = apply(skb, frame, steer);
+fn act(hook: Hook, skb: &Skb<'_>, packet: &Packet, flow: &FlowKey, steer: Steer) -> Action {
+    let (outcome, action) = apply(skb, packet, flow, steer);
     report::count(hook, outcome);
     action
 }
 
+/// Returns the outcome's number and the return code.
 #[inline(always)]
-fn apply(skb: &Skb<'_>, frame: &Frame, steer: &Steer) -> (Outcome, Action) {
-    match steer {
-        Steer::Pass => (Outcome::Pass, PASS),
-        Steer::Drop(outcome) => (*outcome, DROP),
-        Steer::PassNew(flow) => {
-            if maps::record(flow, Flow::PLAIN) {
-                (Outcome::Pass, PASS)
-            } else {
-                (Outcome::FlowsFull, DROP)
-            }
-        }
-        Steer::PassAgent(flow) => {
+fn apply(skb: &Skb<'_>, packet: &Packet, flow: &FlowKey, steer: Steer) -> (u32, Action) {
+    let pass = (Outcome::Pass as u32, PASS);
+    match steer.verb {
+        Verb::Pass => pass,
+        Verb::Drop => (steer.argument, DROP),
+        Verb::PassNew if maps::record(flow, Flow::PLAIN) => pass,
+        Verb::PassNew => (Outcome::FlowsFull as u32, DROP),
+        Verb::PassAgent => {
             maps::forget(flow);
-            (Outcome::Pass, PASS)
+            pass
         }
-        Steer::Local(ifindex) => local(skb, *ifindex),
-        Steer::LocalNew(ifindex, flow) => {
+        Verb::Local => local(skb, steer.argument),
+        Verb::LocalNew => {
             if maps::record(flow, Flow::LOCAL) && maps::record(&flow.reversed(), Flow::LOCAL) {
-                local(skb, *ifindex)
+                local(skb, steer.argument)
             } else {
-                (Outcome::FlowsFull, DROP)
+                (Outcome::FlowsFull as u32, DROP)
             }
         }
-        Steer::Capture(slot, flow) => {
-            maps::forget(flow);
-            socket(skb, frame, NoSocket::Listener(*slot))
+        Verb::Capture | Verb::SocketOrListener | Verb::SocketOrLocal | Verb::SocketOrPass => {
+            if matches!(steer.verb, Verb::Capture) {
+                maps::forget(flow);
+            }
+            match skb.assign_socket(packet) {
+                Assigned::Done => (Outcome::Socket as u32, PASS),
+                Assigned::Refused => (Outcome::AssignFailed as u32, DROP),
+                Assigned::Absent => match steer.verb {
+                    Verb::SocketOrPass => pass,
+                    Verb::SocketOrLocal => local(skb, steer.argument),
+                    _ => listener(skb, packet, steer.argument),
+                },
+            }
         }
-        Steer::Socket(otherwise) => socket(skb, frame, *otherwise),
     }
 }
 
 #[inline(always)]
-fn local(skb: &Skb<'_>, ifindex: u32) -> (Outcome, Action) {
+fn local(skb: &Skb<'_>, ifindex: u32) -> (u32, Action) {
     match maps::pod(ifindex) {
         Some(pod) => (
-            Outcome::Local,
+            Outcome::Local as u32,
             skb.redirect_peer(ifindex, pod.mac, pod.host_mac),
         ),
-        None => (Outcome::UnknownPod, DROP),
+        None => (Outcome::UnknownPod as u32, DROP),
     }
 }
 
 #[inline(always)]
-fn socket(skb: &Skb<'_>, frame: &Frame, otherwise: NoSocket) -> (Outcome, Action) {
-    // Only TCP packets are steered to sockets.
-    let packet = &frame.packet;
-    match skb.assign_socket(packet) {
-        Assigned::Done => return (Outcome::Socket, PASS),
-        Assigned::Refused => return (Outcome::AssignFailed, DROP),
-        Assigned::Absent => {}
-    }
-    match otherwise {
-        NoSocket::Pass => (Outcome::Pass, PASS),
-        NoSocket::Local(ifindex) => local(skb, ifindex),
-        NoSocket::Listener(slot) => match skb.assign_listener(slot.index(!packet.dst.is_v4())) {
-            Assigned::Done => (Outcome::Listener, PASS),
-            Assigned::Refused => (Outcome::AssignFailed, DROP),
-            Assigned::Absent => (Outcome::AgentAbsent, DROP),
-        },
+fn listener(skb: &Skb<'_>, packet: &Packet, slot: u32) -> (u32, Action) {
+    match skb.assign_listener(Slot::index(slot, !packet.dst.is_v4())) {
+        Assigned::Done => (Outcome::Listener as u32, PASS),
+        Assigned::Refused => (Outcome::AssignFailed as u32, DROP),
+        Assigned::Absent => (Outcome::AgentAbsent as u32, DROP),
     }
 }

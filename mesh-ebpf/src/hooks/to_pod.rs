@@ -16,14 +16,16 @@ use crate::report::count;
 fn to_pod(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
     let Some(pod) = pod(skb.ifindex()) else {
-        count(Hook::ToPod, Outcome::UnknownPod);
+        count(Hook::ToPod, Outcome::UnknownPod as u32);
         return DROP;
     };
-    let frame = skb.frame();
+    let packet = skb.packet();
+    let steer = steer::to_pod(&Maps, pod, &packet, skb.origin());
     act(
         Hook::ToPod,
         &skb,
-        &frame,
-        &steer::to_pod(&Maps, &pod, &frame, skb.origin()),
+        &packet,
+        &packet.flow_of_destination(),
+        steer,
     )
 }

@@ -1,0 +1,178 @@
+//! The composition root: builds every part, and decides the order of start and drain.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use mesh_common::maps::Slot;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::args::Run;
+use crate::attachments::Store;
+use crate::cluster;
+use crate::cni_server::CniServer;
+use crate::dataplane::{self, Dataplane};
+use crate::hbone::Pool;
+use crate::model::{Identity, Settings, Snapshot};
+use crate::network::Network;
+use crate::pki::{Certificates, DirectoryCa, TrustDomains};
+use crate::proxy::{Inbound, Outbound, TransparentDial, socket};
+use crate::world::{self, Listener, World};
+
+/// Events and commands that may wait for the world.
+const QUEUE: usize = 1024;
+
+/// Runs the agent of a node until it is told to stop or a part of it fails.
+///
+/// # Errors
+///
+/// What kept it from starting, or what ended it.
+pub async fn run(config: Run) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let shutdown = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let mut parts = JoinSet::new();
+
+    let ca = DirectoryCa::open(&config.ca, &config.trust_domain).context("--ca")?;
+    let domains = TrustDomains::new(&config.trust_domain, []);
+    let certificates = Arc::new(Certificates::new(Arc::new(ca), domains));
+    let store = Store::open(&config.state).context("--state")?;
+
+    let network = Network::open()?;
+    network.prepare(&[]).await?;
+    let mut dataplane = Dataplane::load(dataplane::Options {
+        bpffs: config.bpffs.clone(),
+        mode: config.attach,
+    })?;
+    dataplane.attach_node()?;
+
+    let (outbound, inbound, slots) = listeners()?;
+    let options = world::Options { uplinks: config.uplink.clone(), mtu: config.mtu };
+    let snapshot = Snapshot::new(Settings {
+        trust_domain: config.trust_domain.clone(),
+        ..Settings::for_node(config.node.as_str())
+    });
+    let (world, snapshots) =
+        World::restore(snapshot, dataplane, network, store, options, slots).await?;
+
+    let (events, told) = mpsc::channel(QUEUE);
+    let (commands, asked) = mpsc::channel(QUEUE);
+    let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
+    let pool = Arc::new(Pool::new(certificates.clone(), Arc::new(TransparentDial), shutdown.clone()));
+
+    // Serving connections outlives the order to stop; everything else ends with it.
+    let out = Outbound::new(snapshots.clone(), pool);
+    for listener in outbound {
+        parts.spawn(part(out.clone().run(listener, connections.clone(), shutdown.clone())));
+    }
+    let into = Inbound::new(snapshots.clone(), certificates.clone());
+    for listener in inbound {
+        parts.spawn(part(into.clone().run(listener, connections.clone(), shutdown.clone())));
+    }
+    let stopped = CancellationToken::new();
+    parts.spawn(part(certificates.clone().run(stopped.clone())));
+    parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
+    parts.spawn(part(world.run(told, asked, stopped.clone())));
+    parts.spawn(part(cni.run(shutdown.clone())));
+    let source = cluster::files::run(config.source.clone(), events, stopped.clone());
+    parts.spawn(async move { source.await.context("--source") });
+    info!(node = config.node, "agent started");
+
+    let ended = until_told(&mut parts).await;
+    info!("stopping");
+    shutdown.cancel();
+    connections.close();
+    if timeout(config.drain_deadline, connections.wait()).await.is_err() {
+        warn!(open = connections.len(), "connections cut at the drain deadline");
+    }
+    stopped.cancel();
+    parts.shutdown().await;
+    ended
+}
+
+/// Waits for the order to stop, or for the first part that ends by itself.
+async fn until_told(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = parts.join_next() => {
+            ended.context("a part of the agent panicked")??;
+            anyhow::bail!("a part of the agent ended by itself")
+        }
+    }
+}
+
+async fn part(run: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run.await;
+    Ok(())
+}
+
+type Listeners = (Vec<TcpListener>, Vec<TcpListener>, Vec<Listener>);
+
+/// Opens the outbound and inbound listeners of both families, with a descriptor of each for its slot.
+fn listeners() -> anyhow::Result<Listeners> {
+    let mut slots = Vec::new();
+    let mut open = |slot, v6| -> anyhow::Result<Option<TcpListener>> {
+        let listener = match socket::listener(v6) {
+            Ok(listener) => listener,
+            // A kernel without IPv6.
+            Err(error) if v6 && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => return Ok(None),
+            Err(error) => return Err(error).context("opening a transparent listener"),
+        };
+        let socket = std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned()?;
+        slots.push(Listener { slot, v6, socket });
+        Ok(Some(listener))
+    };
+    let mut both = |slot| -> anyhow::Result<Vec<TcpListener>> {
+        Ok([open(slot, false)?, open(slot, true)?].into_iter().flatten().collect())
+    };
+    let outbound = both(Slot::Outbound)?;
+    let inbound = both(Slot::Inbound)?;
+    Ok((outbound, inbound, slots))
+}
+
+/// Keeps the certificates those of the enrolled pods of this node, fetched before their first connection.
+async fn prefetch(
+    mut snapshots: watch::Receiver<Snapshot>,
+    certificates: Arc<Certificates>,
+    shutdown: CancellationToken,
+) {
+    let mut wanted = HashSet::new();
+    loop {
+        let now = identities(&snapshots.borrow_and_update());
+        if now != wanted {
+            certificates.prefetch(now.iter());
+            certificates.retain(&now);
+            wanted = now;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = snapshots.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn identities(snapshot: &Snapshot) -> HashSet<Identity> {
+    let node = snapshot.settings().node.clone();
+    let enrolled = snapshot.workloads_on(&node).filter(|workload| workload.enrolled);
+    enrolled.filter_map(|workload| workload.identity.clone()).collect()
+}
+
+/// Every connection is two descriptors; the hard limit is the operator's word.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the descriptor limit stays as it is");
+    }
+}

@@ -1,0 +1,78 @@
+//! The command line: every flag with its environment variable, default and unit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use mesh_common::names::CNI_SOCKET;
+
+use crate::dataplane::attach::Mode;
+
+/// The node agent of Mesh CNI.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a node: wire its pods, carry their connections, enforce their policies.
+    Run(Run),
+}
+
+/// Settings of `mesh-agent run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Name of this node, as its Node object has it.
+    #[arg(long, env = "MESH_NODE", value_name = "NAME")]
+    pub node: String,
+
+    /// Directory of Kubernetes YAML to take the world from; edits take effect at once.
+    #[arg(long, env = "MESH_SOURCE", value_name = "DIR")]
+    pub source: PathBuf,
+
+    /// Directory of the embedded certificate authority: root-cert.pem and root-key.pem, made at the first start.
+    #[arg(long, env = "MESH_CA", value_name = "DIR")]
+    pub ca: PathBuf,
+
+    /// Directory for what must survive a restart of the agent.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = "/var/lib/mesh-cni")]
+    pub state: PathBuf,
+
+    /// Unix socket on which mesh-cni finds this agent.
+    #[arg(long, env = "MESH_CNI_SOCKET", value_name = "PATH", default_value = CNI_SOCKET)]
+    pub cni_socket: PathBuf,
+
+    /// Directory on a BPF file system that keeps programs and maps while no agent runs.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/mesh-cni")]
+    pub bpffs: PathBuf,
+
+    /// Interface that leads to other nodes; may be given more than once [default: those with an address of the Node]
+    #[arg(long, env = "MESH_UPLINK", value_name = "NAME", value_delimiter = ',')]
+    pub uplink: Vec<String>,
+
+    /// MTU of pod interfaces, in bytes [default: that of the uplink]
+    #[arg(long, env = "MESH_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+
+    /// Trust domain of every identity.
+    #[arg(long, env = "MESH_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+
+    /// How programs are attached to interfaces; auto takes tcx from Linux 6.6 on.
+    #[arg(long, env = "MESH_ATTACH", value_name = "HOW", value_enum, default_value = "auto")]
+    pub attach: Mode,
+
+    /// Seconds that open connections are given to end when the agent is told to stop.
+    #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub drain_deadline: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: u32 = text.parse().map_err(|_| "not a whole number of seconds".to_owned())?;
+    Ok(Duration::from_secs(seconds.into()))
+}

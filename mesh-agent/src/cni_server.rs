@@ -1,0 +1,276 @@
+//! EDGE: the Unix socket on which `mesh-cni` asks for pods to be attached; messages in `mesh_common::cni`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_common::cni::{
+    Attachment, Envelope, MAX_LINE, PodRef, Reason, Refusal, Request, Response, VERSION,
+};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::attachments::Record;
+use crate::model::{Key, Snapshot};
+use crate::world::{Command, Reply, Wired, refusal};
+
+/// How long an ADD waits for the source to tell its pod: the runtime may know it first.
+const POD_WAIT: Duration = Duration::from_secs(10);
+/// How long a caller may be silent between its messages.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--cni-socket {path}")]
+pub struct Error {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The server of CNI requests.
+pub struct CniServer {
+    listener: UnixListener,
+    path: PathBuf,
+    commands: mpsc::Sender<Command>,
+    world: watch::Receiver<Snapshot>,
+}
+
+impl CniServer {
+    /// Takes the socket over from an agent that is gone; only root may speak to it.
+    pub fn bind(
+        path: &Path,
+        commands: mpsc::Sender<Command>,
+        world: watch::Receiver<Snapshot>,
+    ) -> Result<Self, Error> {
+        let error = |source| Error { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(error)?;
+        }
+        // Bound beside and renamed: there is no moment at which a caller finds a socket that nobody serves.
+        let fresh = path.with_extension("new");
+        match fs::remove_file(&fresh) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&fresh).map_err(error)?;
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).map_err(error)?;
+        fs::rename(&fresh, path).map_err(error)?;
+        Ok(Self { listener, path: path.to_owned(), commands, world })
+    }
+
+    /// Serves until shutdown; requests that have begun are finished.
+    pub async fn run(self, shutdown: CancellationToken) {
+        self.replay().await;
+        let calls = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let call = Call { commands: self.commands.clone(), world: self.world.clone() };
+                    calls.spawn(async move {
+                        if let Err(error) = call.serve(stream).await {
+                            debug!(error = &error as &dyn std::error::Error, "a CNI call broke off");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "cannot accept a CNI call");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        calls.close();
+        calls.wait().await;
+    }
+
+    /// Carries out the DELs that came while no agent ran.
+    async fn replay(&self) {
+        let queue = self.path.with_file_name("released");
+        for entry in fs::read_dir(&queue).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let queued = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(attachment) = queued {
+                let _ = ask(&self.commands, |reply| Command::Release(attachment, reply)).await;
+            } else {
+                warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
+            }
+            if let Err(error) = fs::remove_file(&path) {
+                warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot remove");
+            }
+        }
+    }
+}
+
+/// One connection of the binary.
+struct Call {
+    commands: mpsc::Sender<Command>,
+    world: watch::Receiver<Snapshot>,
+}
+
+impl Call {
+    async fn serve(self, stream: UnixStream) -> io::Result<()> {
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        let Some(request) = receive(&mut reader, &mut writer).await? else {
+            return Ok(());
+        };
+        let response = match request {
+            Request::Reserve { attachment, pod, netns, network } => {
+                return self.add(attachment, pod, netns, network, reader, writer).await;
+            }
+            Request::Attach { .. } => Err(refusal(
+                Reason::Invalid,
+                "Attach without Reserve on the same connection".to_owned(),
+                "update mesh-cni and mesh-agent together",
+            )),
+            Request::Release { attachment } => {
+                self.done(|reply| Command::Release(attachment, reply)).await
+            }
+            Request::Check { attachment } => ask(&self.commands, |it| Command::Check(attachment, it))
+                .await
+                .map(Response::Reserved),
+            Request::Collect { network, keep } => {
+                self.done(|reply| Command::Collect(network, keep, reply)).await
+            }
+            Request::Status => self.done(Command::Status).await,
+        };
+        send(&mut writer, response).await
+    }
+
+    /// Reserve, wait for the binary to wire the pod, attach; whatever ends it early gives the reservation back.
+    async fn add(
+        mut self,
+        attachment: Attachment,
+        pod: Option<PodRef>,
+        netns: String,
+        network: String,
+        mut reader: impl AsyncBufReadExt + Unpin,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        if let Some(pod) = &pod
+            && let Err(refusal) = self.wait_for(pod).await
+        {
+            return send(&mut writer, Err(refusal)).await;
+        }
+        let reserved = attachment.clone();
+        let wiring = match ask(&self.commands, |reply| Command::Reserve(reserved, reply)).await {
+            Ok(wiring) => wiring,
+            Err(refusal) => return send(&mut writer, Err(refusal)).await,
+        };
+        let addresses = wiring.addresses.clone();
+        let sent = send(&mut writer, Ok(Response::Reserved(wiring))).await;
+        let next = match sent {
+            Ok(()) => receive(&mut reader, &mut writer).await,
+            Err(error) => Err(error),
+        };
+        let Ok(Some(Request::Attach { host_ifindex, host_mac, mac })) = next else {
+            let _ = self.commands.send(Command::Cancel(attachment)).await;
+            return next.map(|_| ());
+        };
+        let host_ifname = attachment.host_ifname();
+        let record = Record {
+            attachment: attachment.clone(),
+            pod,
+            netns,
+            network,
+            addresses,
+            host_ifname,
+            mac,
+            host_mac,
+            sequence: 0,
+        };
+        let wired = Box::new(Wired { record, host_ifindex });
+        let attached = self.done(|reply| Command::Attach(wired, reply)).await;
+        if attached.is_err() {
+            let _ = self.commands.send(Command::Cancel(attachment)).await;
+        }
+        send(&mut writer, attached).await
+    }
+
+    async fn done(
+        &self,
+        command: impl FnOnce(Reply<()>) -> Command,
+    ) -> Result<Response, Refusal> {
+        ask(&self.commands, command).await.map(|()| Response::Done)
+    }
+
+    /// Waits until the source has told the pod: it must not start before it is known whether it is enrolled.
+    async fn wait_for(&mut self, pod: &PodRef) -> Result<(), Refusal> {
+        let key = Key::new(pod.namespace.as_str(), pod.name.as_str());
+        let uid = pod.uid.as_deref();
+        let known = |snapshot: &Snapshot| {
+            let pod = snapshot.pod(&key);
+            pod.is_some_and(|pod| uid.is_none_or(|uid| pod.uid.is_empty() || *pod.uid == *uid))
+        };
+        match timeout(POD_WAIT, self.world.wait_for(known)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(refusal(
+                Reason::TryAgain,
+                format!("the source has not told pod {key} within {} s", POD_WAIT.as_secs()),
+                "check K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID in CNI_ARGS against the Pod object",
+            )),
+        }
+    }
+}
+
+/// Reads one request; `None` when the caller has closed. A message that is not one is answered and ends the call.
+async fn receive(
+    reader: &mut (impl AsyncBufReadExt + Unpin),
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<Option<Request>> {
+    let mut line = Vec::new();
+    let mut limited = reader.take(MAX_LINE as u64);
+    let read = timeout(IDLE, limited.read_until(b'\n', &mut line)).await;
+    if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+        return Ok(None);
+    }
+    let wrong = match serde_json::from_slice::<Envelope<serde_json::Value>>(&line) {
+        Ok(envelope) if envelope.version == VERSION => {
+            match serde_json::from_value(envelope.message) {
+                Ok(request) => return Ok(Some(request)),
+                Err(error) => (Reason::Invalid, error.to_string()),
+            }
+        }
+        Ok(envelope) => {
+            let Envelope { version, .. } = envelope;
+            (Reason::Version, format!("message version {version}, this agent speaks {VERSION}"))
+        }
+        Err(error) => (Reason::Invalid, error.to_string()),
+    };
+    let (reason, message) = wrong;
+    send(writer, Err(refusal(reason, message, "update mesh-cni and mesh-agent together"))).await?;
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+async fn send(writer: &mut OwnedWriteHalf, response: Result<Response, Refusal>) -> io::Result<()> {
+    let message = response.unwrap_or_else(Response::Refused);
+    let mut line = serde_json::to_vec(&Envelope { version: VERSION, message })?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?
+}
+
+fn stopping() -> Refusal {
+    refusal(Reason::TryAgain, "the agent is stopping".to_owned(), "try again")
+}

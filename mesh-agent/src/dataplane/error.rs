@@ -1,0 +1,84 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use mesh_common::maps::Slot;
+
+/// A failure of the kernel's side.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The build has no object: the operator built with plain `cargo build`.
+    #[error(
+        "this mesh-agent was built without its kernel programs: build it with `cargo xtask build`"
+    )]
+    NoObject,
+    /// The pin directory cannot be had; the operator passes another `--bpffs`.
+    #[error("--bpffs {path}: {what}")]
+    Bpffs {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Pinned maps are of another agent's version.
+    #[error(
+        "--bpffs {path}: the pinned maps have ABI version {found}, this agent has {wanted}: start the agent that made \
+         them, or delete the directory (which ends the connections it carries)"
+    )]
+    AbiVersion {
+        /// The directory.
+        path: PathBuf,
+        /// Version of the pinned maps.
+        found: u32,
+        /// [`mesh_common::ABI_VERSION`].
+        wanted: u32,
+    },
+    /// The object is not accepted as a whole.
+    #[error("the kernel refused the programs' maps or the object is damaged")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A program the agent needs is not in the object.
+    #[error("the object has no usable program {0}")]
+    NoProgram(&'static str),
+    /// The verifier refused a program.
+    #[error("the kernel refused program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The verifier's log.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program cannot be attached.
+    #[error("cannot attach {program} to {target}")]
+    Attach {
+        /// Its name.
+        program: &'static str,
+        /// The interface or namespace.
+        target: String,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map cannot be opened, read or written.
+    #[error("map {map}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A listener cannot be put into its slot.
+    #[error("cannot publish the {slot:?} listener")]
+    Listener {
+        /// The slot.
+        slot: Slot,
+        /// The kernel's answer.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+}

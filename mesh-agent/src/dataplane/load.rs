@@ -1,0 +1,301 @@
+//! Loads the object, attaches its programs and keeps its maps in step with the world.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use aya::maps::{Array, MapData, SockMap};
+use aya::programs::{SchedClassifier, SkLookup, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::ABI_VERSION;
+use mesh_common::addr::Addr;
+use mesh_common::cni::Attachment;
+use mesh_common::maps::{Config, Pod, Service, Slot, Workload};
+use mesh_common::names::{
+    MAP_CONFIG, MAP_LISTENERS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS, PROGRAM_FROM_NET,
+    PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
+};
+
+use super::attach::{self, Mode, pin_path};
+use super::maps::{Mirror, take};
+use super::plan::{self, Interfaces};
+use super::{Error, bpffs};
+use crate::model::{Change, Snapshot};
+
+/// The object that `cargo xtask build` made; empty in a build without it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT"));
+
+/// How the kernel's side is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory on a BPF file system for pins.
+    pub bpffs: PathBuf,
+    /// How TC programs are attached.
+    pub mode: Mode,
+}
+
+/// The loaded programs and their maps.
+///
+/// Dropping it leaves everything in the kernel as it is: programs, links and maps are pinned.
+pub struct Dataplane {
+    options: Options,
+    ebpf: Ebpf,
+    listeners: SockMap<MapData>,
+    pods: Mirror<u32, Pod>,
+    workloads: Mirror<Addr, Workload>,
+    services: Mirror<Addr, Service>,
+}
+
+impl Dataplane {
+    /// Loads the programs over the pinned maps of an earlier agent, or over new ones.
+    pub fn load(options: Options) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        bpffs::prepare(&options.bpffs)?;
+        check_abi(&options.bpffs)?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&options.bpffs)
+            .load(OBJECT)
+            .map_err(|source| Error::Load(Box::new(source)))?;
+        write_abi(&mut ebpf)?;
+        for program in [PROGRAM_FROM_POD, PROGRAM_TO_POD, PROGRAM_FROM_NET] {
+            let error = |source| Error::Program {
+                program,
+                source: Box::new(source),
+            };
+            classifier(&mut ebpf, program)?.load().map_err(error)?;
+        }
+        let listeners =
+            SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?).map_err(|source| Error::Map {
+                map: MAP_LISTENERS,
+                source: Box::new(source),
+            })?;
+        Ok(Self {
+            listeners,
+            pods: Mirror::open(&mut ebpf, MAP_PODS)?,
+            workloads: Mirror::open(&mut ebpf, MAP_WORKLOADS)?,
+            services: Mirror::open(&mut ebpf, MAP_SERVICES)?,
+            ebpf,
+            options,
+        })
+    }
+
+    /// Attaches the socket look-up program to the node's network namespace.
+    pub fn attach_node(&mut self) -> Result<(), Error> {
+        let program: &mut SkLookup = self
+            .ebpf
+            .program_mut(PROGRAM_LISTEN)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram(PROGRAM_LISTEN))?;
+        program.load().map_err(|source| Error::Program {
+            program: PROGRAM_LISTEN,
+            source: Box::new(source),
+        })?;
+        let pin = pin_path(&self.options.bpffs, PROGRAM_LISTEN, "netns");
+        attach::netns(program, &pin).map_err(|source| Error::Attach {
+            program: PROGRAM_LISTEN,
+            target: "the node's network namespace".to_owned(),
+            source,
+        })
+    }
+
+    /// Attaches `from_net` to an uplink.
+    pub fn attach_uplink(&mut self, ifname: &str) -> Result<(), Error> {
+        self.attach_tc(PROGRAM_FROM_NET, ifname, TcAttachType::Ingress)
+    }
+
+    /// Attaches `to_pod` and `from_pod` to the host's end of a pod's veth.
+    pub fn attach_pod(&mut self, ifname: &str) -> Result<(), Error> {
+        self.attach_tc(PROGRAM_TO_POD, ifname, TcAttachType::Egress)?;
+        self.attach_tc(PROGRAM_FROM_POD, ifname, TcAttachType::Ingress)
+    }
+
+    /// Forgets the links of a pod's veth that is gone.
+    pub fn detach_pod(&mut self, ifname: &str) -> Result<(), Error> {
+        for program in [PROGRAM_FROM_POD, PROGRAM_TO_POD] {
+            let pin = pin_path(&self.options.bpffs, program, ifname);
+            attach::detach(&pin).map_err(|source| Error::Bpffs {
+                path: pin.clone(),
+                what: "removing a pinned link",
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes the links of pod interfaces that are not in `alive`: pods deleted while no agent ran.
+    pub fn retain_pods(&mut self, alive: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let directory = self.options.bpffs.join("links");
+        let names = fs::read_dir(&directory)
+            .map_err(|source| Error::Bpffs {
+                path: directory,
+                what: "listing the pinned links",
+                source,
+            })?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        for name in names {
+            if let Some(ifname) = name
+                .strip_prefix("from_pod-")
+                .filter(|ifname| !alive(ifname))
+            {
+                self.detach_pod(ifname)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a listening socket into its slot; an occupied slot changes hands atomically.
+    pub fn publish(&mut self, slot: Slot, v6: bool, listener: &impl AsRawFd) -> Result<(), Error> {
+        self.listeners
+            .set(Slot::index(slot as u32, v6), listener, 0)
+            .map_err(|source| Error::Listener {
+                slot,
+                source: Box::new(source),
+            })
+    }
+
+    /// Makes the maps agree with the world about what changed, and about the interfaces of these attachments.
+    ///
+    /// Destinations are known before the pods that may reach them.
+    pub fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        change: &Change,
+    ) -> Result<(), Error> {
+        for address in &change.addresses {
+            self.set_workload(snapshot, interfaces, *address)?;
+        }
+        for address in &change.service_addresses {
+            self.services.set((*address).into(), plan::service(snapshot, *address))?;
+        }
+        for key in &change.workloads {
+            let attachments = snapshot.workload(key).map(|workload| &workload.attachments);
+            for attachment in attachments.into_iter().flatten() {
+                self.set_pod(snapshot, interfaces, attachment)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the maps agree with the whole world, and removes what an earlier agent left in them.
+    pub fn replace(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
+        let told = snapshot.workload_addresses().map(|(address, _)| address);
+        let held = self.workloads.keys().into_iter().map(IpAddr::from);
+        for address in told.chain(held).collect::<HashSet<_>>() {
+            self.set_workload(snapshot, interfaces, address)?;
+        }
+        let told = snapshot.service_addresses().map(|(address, _)| address);
+        let held = self.services.keys().into_iter().map(IpAddr::from);
+        for address in told.chain(held).collect::<HashSet<_>>() {
+            self.services.set(address.into(), plan::service(snapshot, address))?;
+        }
+        let alive: HashSet<u32> = interfaces.iter().map(|(_, interface)| interface.index).collect();
+        for index in self.pods.keys().into_iter().filter(|index| !alive.contains(index)) {
+            self.pods.set(index, None)?;
+        }
+        for (attachment, _) in interfaces.iter() {
+            self.set_pod(snapshot, interfaces, attachment)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod interface out of the maps.
+    pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
+        self.pods.set(index, None)
+    }
+
+    fn set_workload(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        address: IpAddr,
+    ) -> Result<(), Error> {
+        let key = address.into();
+        let value = plan::workload(snapshot, interfaces, address, self.workloads.get(&key));
+        self.workloads.set(key, value)
+    }
+
+    fn set_pod(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Interfaces,
+        attachment: &Attachment,
+    ) -> Result<(), Error> {
+        let Some(interface) = interfaces.get(attachment) else {
+            return Ok(());
+        };
+        let present = self.pods.get(&interface.index);
+        let value = plan::pod(snapshot, attachment, interface, present);
+        self.pods.set(interface.index, value)
+    }
+
+    fn attach_tc(
+        &mut self,
+        program: &'static str,
+        ifname: &str,
+        attach: TcAttachType,
+    ) -> Result<(), Error> {
+        let pin = pin_path(&self.options.bpffs, program, ifname);
+        let mode = self.options.mode;
+        let classifier = classifier(&mut self.ebpf, program)?;
+        attach::tc(classifier, mode, ifname, attach, &pin).map_err(|source| Error::Attach {
+            program,
+            target: ifname.to_owned(),
+            source,
+        })
+    }
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(Error::NoProgram(name))
+}
+
+/// Refuses the pinned maps of another ABI before anything is loaded over them.
+fn check_abi(bpffs: &std::path::Path) -> Result<(), Error> {
+    let pin = bpffs.join(MAP_CONFIG);
+    if !pin.exists() {
+        return Ok(());
+    }
+    let error = |source| Error::Map {
+        map: MAP_CONFIG,
+        source: Box::new(source),
+    };
+    let map = aya::maps::Map::Array(MapData::from_pin(&pin).map_err(error)?);
+    let config: Array<_, Config> = Array::try_from(map).map_err(error)?;
+    let found = config.get(&0, 0).map_err(error)?.abi_version;
+    // Zero: the agent that made the maps died before it wrote its version, so before it attached anything.
+    if found == ABI_VERSION || found == 0 {
+        return Ok(());
+    }
+    Err(Error::AbiVersion {
+        path: bpffs.to_owned(),
+        found,
+        wanted: ABI_VERSION,
+    })
+}
+
+fn write_abi(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let error = |source| Error::Map {
+        map: MAP_CONFIG,
+        source: Box::new(source),
+    };
+    let mut config: Array<_, Config> = Array::try_from(take(ebpf, MAP_CONFIG)?).map_err(error)?;
+    config
+        .set(
+            0,
+            Config {
+                abi_version: ABI_VERSION,
+            },
+            0,
+        )
+        .map_err(error)
+}

@@ -1,0 +1,11 @@
+//! EDGE: the kernel's side. The only user of aya, and the only writer of maps and attacher of programs.
+
+pub mod attach;
+pub mod bpffs;
+mod error;
+mod load;
+mod maps;
+pub mod plan;
+
+pub use error::Error;
+pub use load::{Dataplane, Options};

@@ -1,0 +1,125 @@
+//! CORE: what the maps are to hold, as functions of the world.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use mesh_common::addr::Addr;
+use mesh_common::cni::Attachment;
+use mesh_common::maps::{self, flags};
+
+use crate::model::{Snapshot, Workload};
+
+/// The host's end of a wired pod interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its interface index.
+    pub index: u32,
+    /// Its MAC address.
+    pub host_mac: [u8; 6],
+    /// MAC address of the pod's end.
+    pub mac: [u8; 6],
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The interfaces of this node's pods.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces {
+    by_attachment: HashMap<Attachment, Interface>,
+    by_addr: HashMap<IpAddr, Attachment>,
+}
+
+impl Interfaces {
+    /// Adds an interface, or replaces the attachment's earlier one.
+    pub fn insert(&mut self, attachment: Attachment, interface: Interface) {
+        self.remove(&attachment);
+        for address in &interface.addresses {
+            self.by_addr.insert(*address, attachment.clone());
+        }
+        self.by_attachment.insert(attachment, interface);
+    }
+
+    /// Forgets an attachment's interface.
+    pub fn remove(&mut self, attachment: &Attachment) -> Option<Interface> {
+        let interface = self.by_attachment.remove(attachment)?;
+        self.by_addr.retain(|_, owner| owner != attachment);
+        Some(interface)
+    }
+
+    /// The interface of an attachment.
+    pub fn get(&self, attachment: &Attachment) -> Option<&Interface> {
+        self.by_attachment.get(attachment)
+    }
+
+    /// Every interface.
+    pub fn iter(&self) -> impl Iterator<Item = (&Attachment, &Interface)> {
+        self.by_attachment.iter()
+    }
+
+    /// The interface that leads to an address of a workload.
+    fn of(&self, workload: &Workload, address: IpAddr) -> Option<&Interface> {
+        let attachment = self.by_addr.get(&address)?;
+        workload.attachments.contains(attachment).then(|| &self.by_attachment[attachment])
+    }
+}
+
+/// The entry of `WORKLOADS` for an address; `present` is what the kernel holds.
+pub fn workload(
+    snapshot: &Snapshot,
+    interfaces: &Interfaces,
+    address: IpAddr,
+    present: Option<&maps::Workload>,
+) -> Option<maps::Workload> {
+    let workload = snapshot.workload_by_addr(address)?;
+    let interface = interfaces.of(workload, address);
+    let ifindex = interface.map_or(0, |interface| interface.index);
+    let before = present.filter(|present| present.ifindex == ifindex).map_or(0, |p| p.flags);
+    let local = if interface.is_some() { flags::LOCAL } else { 0 };
+    Some(maps::Workload {
+        id: workload.id.0,
+        flags: workload_flags(snapshot, workload, local, before),
+        ifindex,
+    })
+}
+
+/// The entry of `PODS` for an attachment; `present` is what the kernel holds for the same interface.
+pub fn pod(
+    snapshot: &Snapshot,
+    attachment: &Attachment,
+    interface: &Interface,
+    present: Option<&maps::Pod>,
+) -> Option<maps::Pod> {
+    let workload = snapshot.workload_by_attachment(attachment)?;
+    let address = |v4| interface.addresses.iter().find(|address| address.is_ipv4() == v4);
+    let before = present.map_or(0, |present| present.flags);
+    Some(maps::Pod {
+        addr4: address(true).map_or(Addr::NONE, |ip| (*ip).into()),
+        addr6: address(false).map_or(Addr::NONE, |ip| (*ip).into()),
+        workload: workload.id.0,
+        flags: workload_flags(snapshot, workload, flags::LOCAL, before),
+        mac: interface.mac,
+        host_mac: interface.host_mac,
+    })
+}
+
+/// The entry of `SERVICES` for an address.
+pub fn service(snapshot: &Snapshot, address: IpAddr) -> Option<maps::Service> {
+    // Nothing in the kernel tells services apart yet.
+    snapshot.service_by_addr(address).map(|_| maps::Service { id: 0 })
+}
+
+fn workload_flags(snapshot: &Snapshot, workload: &Workload, local: u32, before: u32) -> u32 {
+    let lost = |attachment| snapshot.attachment(attachment).is_some_and(|it| it.pod.is_some());
+    if workload.pod.is_none() && workload.attachments.iter().any(lost) {
+        // The pod runs, but the source no longer tells it: it stays as enrolled as it was.
+        return before | local;
+    }
+    let enrolled = if workload.enrolled { flags::ENROLLED } else { 0 };
+    let strict = if workload.strict { flags::STRICT } else { 0 };
+    // Once enrolled, always watched: the agent's sockets for it outlive a change of labels.
+    let watched = local != 0 && (workload.enrolled || before & flags::SOCKETS != 0);
+    let sockets = if watched { flags::SOCKETS } else { 0 };
+    local | enrolled | strict | sockets
+}

@@ -1,0 +1,326 @@
+//! CORE: where a captured connection goes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mesh_common::HBONE_PORT;
+
+use crate::model::{
+    Backend, Identity, Key, Protocol, Readiness, Service, ServicePort, Snapshot, Workload,
+    WorkloadKey,
+};
+
+/// Ports of the mesh itself, at which no application listens: Istio's outbound and plain inbound capture, and HBONE.
+const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// A connection that a local pod opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// The address of the pod, proved to be its own.
+    pub source: IpAddr,
+    /// Where it wants to go.
+    pub destination: SocketAddr,
+}
+
+/// Where an outbound connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// As a stream of a tunnel.
+    Tunnel {
+        /// What the stream asks for: the pod and its port.
+        authority: SocketAddr,
+        /// Where the tunnel leads: the pod and [`HBONE_PORT`].
+        tunnel: SocketAddr,
+        /// Who may answer: one of these, in order and without repeats.
+        identities: Vec<Identity>,
+        /// The name of the service, when the connection was to one.
+        host: Option<String>,
+    },
+    /// To an enrolled pod of this node, without a tunnel.
+    Local {
+        /// The pod and its port.
+        address: SocketAddr,
+    },
+    /// To what is not enrolled, as without the mesh.
+    Plain {
+        /// The endpoint.
+        address: SocketAddr,
+    },
+    /// Nowhere.
+    Refuse {
+        /// Why not.
+        reason: Refusal,
+    },
+}
+
+/// Why an outbound connection is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The pod is gone, or not known yet.
+    #[error("no workload of this node has the source address")]
+    UnknownSource,
+    /// The pod has left the mesh since its connection was captured; the next one is not captured.
+    #[error("the source is not enrolled")]
+    SourceNotEnrolled,
+    /// The port belongs to the mesh.
+    #[error("port {0} is reserved for the mesh")]
+    ReservedPort(u16),
+    /// The service has no such TCP port.
+    #[error("service {service} has no TCP port {port}")]
+    NoSuchPort {
+        /// The service.
+        service: Key,
+        /// The port asked for.
+        port: u16,
+    },
+    /// The service has no endpoint that takes connections at this port in the address family.
+    #[error("service {service} has no ready endpoint for port {port}")]
+    NoEndpoint {
+        /// The service.
+        service: Key,
+        /// The port asked for.
+        port: u16,
+    },
+}
+
+/// Why an inbound stream is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The authority is neither `address:port` nor `name:port`.
+    #[error("the authority is neither address:port nor name:port")]
+    Malformed,
+    /// The authority's address is not the one the tunnel leads to.
+    #[error("the authority names {authority}, the tunnel leads to {local}")]
+    AddressMismatch {
+        /// The address in the authority.
+        authority: IpAddr,
+        /// The address of the pod.
+        local: IpAddr,
+    },
+    /// No enrolled workload of this node has the address.
+    #[error("no enrolled workload of this node has the address {0}")]
+    UnknownWorkload(IpAddr),
+    /// The port belongs to the mesh.
+    #[error("port {0} is reserved for the mesh")]
+    ReservedPort(u16),
+    /// The authority's name is not that of a known service with this port.
+    #[error("{host:?} is no service with TCP port {port} at this pod")]
+    UnknownService {
+        /// The name in the authority.
+        host: String,
+        /// The port in the authority.
+        port: u16,
+    },
+}
+
+impl Rejection {
+    /// The status of the response: 400 for what the peer got wrong, 503 for what is not there.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Malformed | Self::AddressMismatch { .. } => 400,
+            Self::UnknownWorkload(_) | Self::ReservedPort(_) | Self::UnknownService { .. } => 503,
+        }
+    }
+}
+
+/// Decides where a connection goes.
+///
+/// `pick` is given the number of endpoints to choose from, at least 1, and returns the index of one.
+pub fn decide(snapshot: &Snapshot, outbound: &Outbound, pick: impl FnMut(usize) -> usize) -> Route {
+    try_decide(snapshot, outbound, pick).unwrap_or_else(|reason| Route::Refuse { reason })
+}
+
+/// Decides which socket of a pod a stream of an inbound tunnel is for.
+///
+/// `local` is the address the tunnel leads to, `authority` that of the CONNECT request.
+///
+/// # Errors
+/// A [`Rejection`] with the status to answer.
+pub fn inbound(
+    snapshot: &Snapshot,
+    local: IpAddr,
+    authority: &str,
+) -> Result<SocketAddr, Rejection> {
+    let authority = Authority::parse(authority).ok_or(Rejection::Malformed)?;
+    if let Authority::Address(address) = authority
+        && address.ip() != local
+    {
+        let authority = address.ip();
+        return Err(Rejection::AddressMismatch { authority, local });
+    }
+    let workload = snapshot
+        .workload_by_addr(local)
+        .filter(|it| it.is_local() && it.enrolled)
+        .ok_or(Rejection::UnknownWorkload(local))?;
+    let port = match authority {
+        Authority::Address(address) => address.port(),
+        Authority::Service { host, port } => service_port(snapshot, workload, local, host, port)
+            .ok_or_else(|| Rejection::UnknownService {
+                host: host.to_owned(),
+                port,
+            })?,
+    };
+    if RESERVED_PORTS.contains(&port) {
+        return Err(Rejection::ReservedPort(port));
+    }
+    Ok(SocketAddr::new(local, port))
+}
+
+/// What a CONNECT request asks for.
+enum Authority<'a> {
+    Address(SocketAddr),
+    Service { host: &'a str, port: u16 },
+}
+
+impl<'a> Authority<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        if let Ok(address) = text.parse() {
+            return Some(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        (!host.is_empty() && host.chars().all(is_name)).then_some(Self::Service { host, port })
+    }
+}
+
+/// The port of a pod behind a port of a service: as its endpoint tells, or as the service does while this node has not
+/// heard of the endpoint.
+fn service_port(
+    snapshot: &Snapshot,
+    workload: &Workload,
+    local: IpAddr,
+    host: &str,
+    port: u16,
+) -> Option<u16> {
+    let domain = &snapshot.settings().cluster_domain;
+    let (name, namespace) = host
+        .strip_suffix(domain)?
+        .strip_suffix(".svc.")?
+        .split_once('.')?;
+    let service = snapshot.service(&Key::new(namespace, name))?;
+    let port = tcp_port(service, port)?;
+    let told = snapshot
+        .endpoints(service, port)
+        .find(|it| it.address.ip() == local);
+    match told {
+        Some(backend) => Some(backend.address.port()),
+        None => snapshot.target_port(port, workload.pod_key()),
+    }
+}
+
+fn try_decide(
+    snapshot: &Snapshot,
+    outbound: &Outbound,
+    pick: impl FnMut(usize) -> usize,
+) -> Result<Route, Refusal> {
+    let source = snapshot
+        .workload_by_addr(outbound.source)
+        .filter(|it| it.is_local())
+        .ok_or(Refusal::UnknownSource)?;
+    if !source.enrolled {
+        return Err(Refusal::SourceNotEnrolled);
+    }
+    let destination = outbound.destination;
+    let service = snapshot.service_by_addr(destination.ip());
+    let (address, workload) = match service {
+        Some(service) => choose(snapshot, service, destination, pick)?,
+        None => {
+            let workload = snapshot.workload_by_addr(destination.ip());
+            (destination, workload.map(|it| &**it))
+        }
+    };
+    if RESERVED_PORTS.contains(&address.port()) {
+        return Err(Refusal::ReservedPort(address.port()));
+    }
+    Ok(match workload.filter(|it| it.enrolled) {
+        None => Route::Plain { address },
+        Some(workload) if workload.is_local() => Route::Local { address },
+        Some(workload) => Route::Tunnel {
+            authority: address,
+            tunnel: SocketAddr::new(address.ip(), HBONE_PORT),
+            identities: workload.identity.iter().cloned().collect(),
+            host: service.map(|it| host_of(snapshot, it)),
+        },
+    })
+}
+
+/// Chooses an endpoint for a connection to a service address: where it listens, and the workload there.
+fn choose<'a>(
+    snapshot: &'a Snapshot,
+    service: &Service,
+    destination: SocketAddr,
+    mut pick: impl FnMut(usize) -> usize,
+) -> Result<(SocketAddr, Option<&'a Workload>), Refusal> {
+    let port = destination.port();
+    let of = || service.key.clone();
+    let service_port = tcp_port(service, port).ok_or_else(|| Refusal::NoSuchPort {
+        service: of(),
+        port,
+    })?;
+    let mut ready = Vec::new();
+    let mut terminating = Vec::new();
+    for backend in snapshot.endpoints(service, service_port) {
+        if backend.address.is_ipv4() == destination.is_ipv4() {
+            match backend.readiness {
+                Readiness::Ready => ready.push(backend),
+                Readiness::Terminating => terminating.push(backend),
+                Readiness::NotReady => {}
+            }
+        }
+    }
+    for candidates in [ready, terminating] {
+        if candidates.is_empty() {
+            continue;
+        }
+        let first = pick(candidates.len());
+        let in_turn = candidates.iter().cycle().skip(first % candidates.len());
+        for backend in in_turn.take(candidates.len()) {
+            if let Ok(workload) = workload_behind(snapshot, backend) {
+                return Ok((backend.address, workload));
+            }
+        }
+    }
+    Err(Refusal::NoEndpoint {
+        service: of(),
+        port,
+    })
+}
+
+/// The endpoint does not lead to the pod it names: that one is unknown, has ended, or has lost the address.
+struct Stale;
+
+/// The workload an endpoint leads to; none when it is not a pod's.
+///
+/// Whether a pod is enrolled must be known before anything is sent to it, so an endpoint that names an unknown pod is
+/// of no use.
+fn workload_behind<'a>(
+    snapshot: &'a Snapshot,
+    backend: &Backend<'_>,
+) -> Result<Option<&'a Workload>, Stale> {
+    let found = snapshot.workload_by_addr(backend.address.ip());
+    let Some(named) = backend.pod else {
+        return Ok(found.map(|it| &**it));
+    };
+    match found {
+        Some(found) if found.pod_key() == Some(named) => Ok(Some(found)),
+        Some(_) => Err(Stale),
+        // In the host's network, or its object does not tell the address yet.
+        None => snapshot
+            .workload(&WorkloadKey::Pod(named.clone()))
+            .filter(|it| it.pod.as_ref().is_some_and(|pod| !pod.terminated))
+            .map_or(Err(Stale), |it| Ok(Some(it))),
+    }
+}
+
+fn tcp_port(service: &Service, port: u16) -> Option<&ServicePort> {
+    let mut ports = service.ports.iter();
+    ports.find(|it| it.port == port && it.protocol == Protocol::Tcp)
+}
+
+fn host_of(snapshot: &Snapshot, service: &Service) -> String {
+    let Key { namespace, name } = &service.key;
+    format!(
+        "{name}.{namespace}.svc.{}",
+        snapshot.settings().cluster_domain
+    )
+}

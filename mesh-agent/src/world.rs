@@ -1,0 +1,453 @@
+//! EDGE: the one owner of the snapshot and of the kernel's side; applies what happens, in order.
+//!
+//! Invariant: a snapshot is published before the maps follow it. The agent may know of an enrolment before the kernel
+//! captures for it, never the other way round: a captured connection is always decided on a world that has its reasons.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
+use mesh_common::maps::Slot;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::attachments::{self, Record, Store};
+use crate::dataplane::plan::{Interface, Interfaces};
+use crate::dataplane::{self, Dataplane};
+use crate::ipam::Ipam;
+use crate::model::{Attached, Change, Event, Snapshot};
+use crate::network::{self, Network, Uplink};
+
+/// How long to wait before the kernel is brought in step again after it refused a write.
+const RETRY: Duration = Duration::from_secs(1);
+/// Events that are applied before the result is published.
+const BATCH: usize = 1024;
+
+/// MTU of an uplink that names none.
+const ETHERNET_MTU: u32 = 1500;
+
+/// Where the answer to a command goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the CNI server asks of the world; every answer comes once everything is in place.
+#[derive(Debug)]
+pub enum Command {
+    /// Choose addresses for an attachment. One that is known keeps those it has.
+    Reserve(Attachment, Reply<Wiring>),
+    /// Give back what was reserved and never attached.
+    Cancel(Attachment),
+    /// The pod is wired: capture it.
+    Attach(Box<Wired>, Reply<()>),
+    /// The interface is gone.
+    Release(Attachment, Reply<()>),
+    /// Release every attachment of a network but these.
+    Collect(String, Vec<Attachment>, Reply<()>),
+    /// The addresses of an attachment.
+    Check(Attachment, Reply<Wiring>),
+    /// Whether an attachment could be made now.
+    Status(Reply<()>),
+}
+
+/// A wired attachment.
+#[derive(Debug)]
+pub struct Wired {
+    /// What is kept of it; the sequence number is the world's to set.
+    pub record: Record,
+    /// Interface index of the host's end.
+    pub host_ifindex: u32,
+}
+
+/// Settings of the node's network.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Interfaces that lead to other nodes; empty for those that have an address of the Node.
+    pub uplinks: Vec<String>,
+    /// MTU of pod interfaces in bytes; `None` for the smallest of the uplinks'.
+    pub mtu: Option<u32>,
+}
+
+/// A listening socket of the agent and the slot it is meant for.
+#[derive(Debug)]
+pub struct Listener {
+    /// The slot.
+    pub slot: Slot,
+    /// Whether it is the slot's IPv6 entry.
+    pub v6: bool,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// A failure that ends the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's side.
+    #[error("the kernel's side")]
+    Dataplane(#[from] dataplane::Error),
+    /// The node's network.
+    #[error("the node's network")]
+    Network(#[from] network::Error),
+    /// The state directory.
+    #[error("the state directory")]
+    Attachments(#[from] attachments::Error),
+}
+
+/// The world of a node.
+pub struct World {
+    snapshot: Snapshot,
+    published: watch::Sender<Snapshot>,
+    dataplane: Dataplane,
+    network: Network,
+    interfaces: Interfaces,
+    store: Store,
+    reserved: HashMap<Attachment, Vec<IpAddr>>,
+    ipam: Ipam,
+    options: Options,
+    /// Interfaces that lead to other nodes; empty until the Node is known.
+    uplinks: Vec<Uplink>,
+    /// Listeners that wait for the first whole world.
+    listeners: Vec<Listener>,
+    /// Whether the maps may lag behind the snapshot because the kernel refused a write.
+    behind: bool,
+}
+
+impl World {
+    /// Takes up what an earlier agent left: attachments keep their addresses, and their interfaces get this agent's
+    /// programs in place of the old ones.
+    pub async fn restore(
+        snapshot: Snapshot,
+        dataplane: Dataplane,
+        network: Network,
+        store: Store,
+        options: Options,
+        listeners: Vec<Listener>,
+    ) -> Result<(Self, watch::Receiver<Snapshot>), Error> {
+        let (published, receiver) = watch::channel(snapshot.clone());
+        let mut world = Self {
+            snapshot,
+            published,
+            dataplane,
+            network,
+            interfaces: Interfaces::default(),
+            store,
+            reserved: HashMap::new(),
+            ipam: Ipam::new(),
+            options,
+            uplinks: Vec::new(),
+            listeners,
+            behind: false,
+        };
+        let links: HashMap<_, _> =
+            world.network.links().await?.into_iter().map(|link| (link.name, link.index)).collect();
+        let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
+        for record in &records {
+            world.restore_one(record, links.get(&record.host_ifname).copied())?;
+        }
+        world.dataplane.retain_pods(|ifname| links.contains_key(ifname))?;
+        world.published.send_replace(world.snapshot.clone());
+        Ok((world, receiver))
+    }
+
+    fn restore_one(&mut self, record: &Record, index: Option<u32>) -> Result<(), Error> {
+        for address in &record.addresses {
+            self.ipam.take(*address);
+        }
+        if let Some(index) = index {
+            self.interfaces.insert(record.attachment.clone(), interface(record, index));
+            self.dataplane.attach_pod(&record.host_ifname)?;
+            self.snapshot.apply(Event::Attached(attached(record)));
+        } else {
+            // The runtime still has to tell us with DEL or GC; until then the address stays taken.
+            info!(interface = record.host_ifname, "attachment without its interface");
+        }
+        Ok(())
+    }
+
+    /// Applies events and commands until shutdown.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: CancellationToken,
+    ) {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
+                    if count > 0 {
+                        self.apply(batch.drain(..)).await;
+                    }
+                }
+                Some(command) = commands.recv() => self.serve(command).await,
+                () = sleep(RETRY), if self.behind => self.catch_up().await,
+            }
+        }
+    }
+
+    /// Applies events to the snapshot, publishes it, then brings kernel and routes in step.
+    async fn apply(&mut self, events: impl Iterator<Item = Event>) {
+        let mut change = Change::default();
+        for event in events {
+            change.merge(self.snapshot.apply(event));
+        }
+        if change.is_empty() {
+            return;
+        }
+        self.published.send_replace(self.snapshot.clone());
+        if !self.snapshot.is_synced() {
+            // Half a world would take pods out of the maps that a whole one has.
+            return;
+        }
+        if change.synced || self.behind {
+            self.catch_up().await;
+        } else if let Err(error) = self.dataplane.update(&self.snapshot, &self.interfaces, &change) {
+            error!(error = &error as &dyn std::error::Error, "the maps are behind the world");
+            self.behind = true;
+        } else if !change.nodes.is_empty() {
+            self.follow_nodes().await;
+        }
+    }
+
+    /// Brings everything in step with the whole snapshot.
+    async fn catch_up(&mut self) {
+        let replaced = self.dataplane.replace(&self.snapshot, &self.interfaces);
+        let published = replaced.and_then(|()| self.publish());
+        self.behind = published.is_err();
+        if let Err(error) = published {
+            error!(error = &error as &dyn std::error::Error, "the maps are behind the world");
+        }
+        self.follow_nodes().await;
+    }
+
+    /// Puts the listeners into their slots, once: from here on captured connections are this agent's.
+    fn publish(&mut self) -> Result<(), dataplane::Error> {
+        for listener in &self.listeners {
+            self.dataplane.publish(listener.slot, listener.v6, &listener.socket)?;
+        }
+        self.listeners.clear();
+        Ok(())
+    }
+
+    async fn follow_nodes(&mut self) {
+        let name = self.snapshot.settings().node.clone();
+        if let Some(node) = self.snapshot.node(&name).cloned() {
+            self.ipam.set_ranges(&node.pod_cidrs);
+            if self.uplinks.is_empty()
+                && let Err(error) = self.attach_uplinks(&node.addresses).await
+            {
+                error!(error = &error as &dyn std::error::Error, "no way to other nodes");
+                self.behind = true;
+            }
+        }
+        let routes = network::wanted(&self.snapshot, &name);
+        if let Err(error) = self.network.sync_routes(&routes).await {
+            warn!(error = &error as &dyn std::error::Error, "a route to another node's pods is missing");
+        }
+    }
+
+    async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let uplinks = self.network.uplinks(&self.options.uplinks, addresses).await?;
+        self.network.prepare(&uplinks).await?;
+        for uplink in &uplinks {
+            self.dataplane.attach_uplink(&uplink.name)?;
+            info!(uplink = uplink.name, mtu = uplink.mtu, "uplink attached");
+        }
+        self.uplinks = uplinks;
+        Ok(())
+    }
+
+    async fn serve(&mut self, command: Command) {
+        // A caller that no longer listens is gone; what it asked for is undone by its connection's end.
+        match command {
+            Command::Reserve(attachment, reply) => {
+                let _ = reply.send(self.reserve(attachment));
+            }
+            Command::Cancel(attachment) => self.cancel(&attachment),
+            Command::Attach(wired, reply) => {
+                let _ = reply.send(self.attach(*wired).await);
+            }
+            Command::Release(attachment, reply) => {
+                self.release(&attachment).await;
+                let _ = reply.send(Ok(()));
+            }
+            Command::Collect(network, keep, reply) => {
+                self.collect(&network, &keep).await;
+                let _ = reply.send(Ok(()));
+            }
+            Command::Check(attachment, reply) => {
+                let _ = reply.send(self.check(&attachment));
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+        }
+    }
+
+    fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
+        self.ready()?;
+        if let Some(record) = self.store.get(&attachment) {
+            return Ok(self.wiring(record.addresses.clone()));
+        }
+        if let Some(addresses) = self.reserved.get(&attachment) {
+            return Ok(self.wiring(addresses.clone()));
+        }
+        let addresses = self.ipam.allocate().map_err(unavailable)?;
+        self.reserved.insert(attachment, addresses.clone());
+        Ok(self.wiring(addresses))
+    }
+
+    fn cancel(&mut self, attachment: &Attachment) {
+        for address in self.reserved.remove(attachment).into_iter().flatten() {
+            self.ipam.release(address);
+        }
+    }
+
+    async fn attach(&mut self, wired: Wired) -> Result<(), Refusal> {
+        let Wired { record, host_ifindex } = wired;
+        let captured = self.capture(&record, host_ifindex).await;
+        let kept = captured.map_err(Error::from).and_then(|()| {
+            self.store.put(record.clone())?;
+            Ok(())
+        });
+        if let Err(error) = kept {
+            error!(error = &error as &dyn std::error::Error, pod = ?record.pod, "cannot attach");
+            let refusal = refusal(
+                Reason::Kernel,
+                format!("interface {}: {}", record.host_ifname, chain(&error)),
+                "see the agent's log",
+            );
+            self.forget(&record).await;
+            return Err(refusal);
+        }
+        self.reserved.remove(&record.attachment);
+        Ok(())
+    }
+
+    /// The maps first, then the programs: a packet that meets a program meets its pod's entry.
+    async fn capture(&mut self, record: &Record, index: u32) -> Result<(), dataplane::Error> {
+        self.interfaces.insert(record.attachment.clone(), interface(record, index));
+        self.apply([Event::Attached(attached(record))].into_iter()).await;
+        if self.behind {
+            self.dataplane.replace(&self.snapshot, &self.interfaces)?;
+        }
+        self.dataplane.attach_pod(&record.host_ifname)
+    }
+
+    async fn release(&mut self, attachment: &Attachment) {
+        self.cancel(attachment);
+        let Some(record) = self.store.get(attachment).cloned() else {
+            return;
+        };
+        self.forget(&record).await;
+        if let Err(error) = self.store.remove(attachment) {
+            // The address is not given again while the file says that it is taken.
+            warn!(error = &error as &dyn std::error::Error, "an attachment's file stays behind");
+            return;
+        }
+        for address in &record.addresses {
+            self.ipam.release(*address);
+        }
+    }
+
+    /// Takes an attachment out of the world and of the kernel; its addresses stay taken.
+    async fn forget(&mut self, record: &Record) {
+        if let Err(error) = self.network.remove_link(&record.host_ifname).await {
+            warn!(error = &error as &dyn std::error::Error, "a pod's interface stays behind");
+        }
+        let interface = self.interfaces.remove(&record.attachment);
+        self.apply([Event::Detached(record.attachment.clone())].into_iter()).await;
+        let removed = interface.map_or(Ok(()), |interface| self.dataplane.remove_pod(interface.index));
+        if let Err(error) = removed.and_then(|()| self.dataplane.detach_pod(&record.host_ifname)) {
+            warn!(error = &error as &dyn std::error::Error, "a pod's kernel state stays behind");
+        }
+    }
+
+    async fn collect(&mut self, network: &str, keep: &[Attachment]) {
+        let garbage: Vec<_> = self
+            .store
+            .in_order()
+            .into_iter()
+            .filter(|record| record.network == network && !keep.contains(&record.attachment))
+            .map(|record| record.attachment.clone())
+            .collect();
+        for attachment in garbage {
+            info!(container = attachment.container, "released by garbage collection");
+            self.release(&attachment).await;
+        }
+    }
+
+    fn check(&self, attachment: &Attachment) -> Result<Wiring, Refusal> {
+        let record = self.store.get(attachment).ok_or_else(|| {
+            refusal(
+                Reason::Unknown,
+                format!("container {} has no interface {}", attachment.container, attachment.ifname),
+                "ADD it first",
+            )
+        })?;
+        Ok(self.wiring(record.addresses.clone()))
+    }
+
+    fn status(&self) -> Result<(), Refusal> {
+        self.ready()?;
+        self.ipam.peek().map(|_| ()).map_err(unavailable)
+    }
+
+    fn ready(&self) -> Result<(), Refusal> {
+        let node = &self.snapshot.settings().node;
+        if !self.snapshot.is_synced() {
+            let message = "the agent has not read its source yet".to_owned();
+            return Err(refusal(Reason::TryAgain, message, "wait a moment"));
+        }
+        if self.snapshot.node(node).is_none() {
+            let message = format!("the source has no Node {node}");
+            return Err(refusal(Reason::TryAgain, message, "create it, or mend --node"));
+        }
+        if self.uplinks.is_empty() {
+            let message = format!("no interface has an address of Node {node}");
+            return Err(refusal(Reason::TryAgain, message, "mend status.addresses, or pass --uplink"));
+        }
+        Ok(())
+    }
+
+    fn wiring(&self, addresses: Vec<IpAddr>) -> Wiring {
+        let smallest = self.uplinks.iter().map(|uplink| uplink.mtu).min();
+        let mtu = self.options.mtu.or(smallest).unwrap_or(ETHERNET_MTU);
+        Wiring { addresses, mtu }
+    }
+}
+
+fn interface(record: &Record, index: u32) -> Interface {
+    Interface {
+        name: record.host_ifname.clone(),
+        index,
+        host_mac: record.host_mac,
+        mac: record.mac,
+        addresses: record.addresses.clone(),
+    }
+}
+
+fn attached(record: &Record) -> Attached {
+    Attached {
+        attachment: record.attachment.clone(),
+        pod: record.pod.clone(),
+        addresses: record.addresses.clone(),
+    }
+}
+
+fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
+    refusal(Reason::Unavailable, error.to_string(), "delete pods or add a pod CIDR to the Node")
+}
+
+pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {
+    Refusal { reason, message, remedy: remedy.to_owned() }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
