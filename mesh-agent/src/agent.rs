@@ -20,7 +20,7 @@ use crate::attachments::Store;
 use crate::cluster;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
-use crate::hbone::Pool;
+use crate::hbone::{Limits, Pool};
 use crate::model::{Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
@@ -66,7 +66,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
-    let pool = Arc::new(Pool::new(certificates.clone(), Arc::new(TransparentDial), shutdown.clone()));
+    let pool = Arc::new(Pool::new(
+        certificates.clone(),
+        Arc::new(TransparentDial),
+        Limits::default(),
+        shutdown.clone(),
+    ));
 
     // Serving connections outlives the order to stop; everything else ends with it.
     let out = Outbound::new(snapshots.clone(), pool);

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod args;
 pub mod attachments;
+pub mod causes;
 pub mod clock;
 pub mod cluster;
 pub mod cni_server;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::attachments::{self, Record, Store};
+use crate::causes::causes;
 use crate::dataplane::plan::{Interface, Interfaces};
 use crate::dataplane::{self, Dataplane};
 use crate::ipam::Ipam;
@@ -317,7 +318,7 @@ impl World {
             error!(error = &error as &dyn std::error::Error, pod = ?record.pod, "cannot attach");
             let refusal = refusal(
                 Reason::Kernel,
-                format!("interface {}: {}", record.host_ifname, chain(&error)),
+                format!("interface {}: {}", record.host_ifname, causes(&error)),
                 "see the agent's log",
             );
             self.forget(&record).await;
@@ -444,10 +445,4 @@ fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
 
 pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {
     Refusal { reason, message, remedy: remedy.to_owned() }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -9,33 +9,33 @@ use tracing::{Level, event};
 use crate::model::{Identity, Workload};
 
 /// What is known of a connection when it begins, and what became of it.
-pub struct AccessLog {
+pub(super) struct AccessLog {
     began: Instant,
     direction: &'static str,
     source: SocketAddr,
     destination: SocketAddr,
     /// The workload that opened it, where known.
-    pub source_workload: Option<Arc<Workload>>,
+    pub(super) source_workload: Option<Arc<Workload>>,
     /// The workload it ends at, where known.
-    pub destination_workload: Option<Arc<Workload>>,
+    pub(super) destination_workload: Option<Arc<Workload>>,
     /// Identity of the opener: proved by certificate inbound, by address and interface outbound.
-    pub source_identity: Option<Identity>,
+    pub(super) source_identity: Option<Identity>,
     /// Identity of the other end.
-    pub destination_identity: Option<Identity>,
+    pub(super) destination_identity: Option<Identity>,
     /// The tunnel's inner destination, when it has one.
-    pub hbone: Option<SocketAddr>,
+    pub(super) hbone: Option<SocketAddr>,
     /// The service that was asked for.
-    pub service: Option<String>,
+    pub(super) service: Option<String>,
 }
 
 impl AccessLog {
     /// A connection that a local pod opened.
-    pub fn outbound(source: SocketAddr, destination: SocketAddr) -> Self {
+    pub(super) fn outbound(source: SocketAddr, destination: SocketAddr) -> Self {
         Self::new("outbound", source, destination)
     }
 
     /// A connection that reaches a local pod.
-    pub fn inbound(source: SocketAddr, destination: SocketAddr) -> Self {
+    pub(super) fn inbound(source: SocketAddr, destination: SocketAddr) -> Self {
         Self::new("inbound", source, destination)
     }
 
@@ -55,7 +55,7 @@ impl AccessLog {
     }
 
     /// Writes the line; `sent` and `received` are bytes as the opener sees them.
-    pub fn complete(&self, sent: u64, received: u64, error: Option<&str>) {
+    pub(super) fn complete(&self, sent: u64, received: u64, error: Option<&str>) {
         let duration = format!("{}ms", self.began.elapsed().as_millis());
         event!(
             target: "access",

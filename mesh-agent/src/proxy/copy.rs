@@ -13,7 +13,7 @@ const BUFFER: usize = 64 << 10;
 /// Copies both ways until both ends are done; half-close travels as half-close, a failure as a reset of both.
 ///
 /// Returns the bytes sent from `a` to `b` and from `b` to `a`.
-pub async fn splice(mut a: TcpStream, mut b: TcpStream) -> io::Result<(u64, u64)> {
+pub(super) async fn splice(mut a: TcpStream, mut b: TcpStream) -> io::Result<(u64, u64)> {
     let copied = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER).await;
     if copied.is_err() {
         socket::reset(a);

@@ -1,5 +1,25 @@
-//! EDGE: carries captured connections.
+//! EDGE: carries captured connections: accept, decide, act, record.
 
 mod access_log;
 mod copy;
+mod drain;
+mod inbound;
+mod outbound;
 pub mod socket;
+
+pub use inbound::Inbound;
+pub use outbound::{Outbound, TransparentDial};
+
+use crate::hbone::{Baggage, WorkloadKind};
+use crate::model::Workload;
+
+/// What the mesh tells peers about a workload; none for one without a pod.
+fn baggage(workload: &Workload) -> Option<Baggage> {
+    let key = workload.pod_key()?;
+    Some(Baggage {
+        cluster: Some("Kubernetes".to_owned()),
+        namespace: Some(key.namespace.to_string()),
+        workload: Some((WorkloadKind::Pod, key.name.to_string())),
+        ..Baggage::default()
+    })
+}

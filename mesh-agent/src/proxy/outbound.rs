@@ -1,18 +1,33 @@
-//! EDGE: connections that local pods open: accept, decide, act, record.
+//! EDGE: connections that local pods open.
 
-use std::net::SocketAddr;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access_log::AccessLog;
-use super::{copy, drain, socket};
-use crate::hbone::{Baggage, ConnectHead, Forwarded, Key, Pool, WorkloadKind, relay};
-use crate::model::{Snapshot, Workload};
+use super::{baggage, copy, drain, socket};
+use crate::causes::causes;
+use crate::hbone::{self, ConnectHead, Dial, Dialing, Forwarded, Key, Pool, Progress};
+use crate::model::{Identity, Snapshot, Workload};
 use crate::route::{self, Route};
+
+/// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
+/// enrolment a moment after this one.
+const REDIALS: [Duration; 4] = [
+    Duration::from_millis(25),
+    Duration::from_millis(75),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+];
 
 /// The server of captured outbound connections.
 #[derive(Clone)]
@@ -21,6 +36,9 @@ pub struct Outbound {
     pool: Arc<Pool>,
 }
 
+/// Bytes sent and received by the pod, or why it was given a reset.
+type Carried = Result<(u64, u64), String>;
+
 impl Outbound {
     /// A server that decides on the latest `world` and opens streams in `pool`.
     pub fn new(world: watch::Receiver<Snapshot>, pool: Arc<Pool>) -> Self {
@@ -28,7 +46,12 @@ impl Outbound {
     }
 
     /// Serves a listener until shutdown; connections that are open then are the tracker's.
-    pub async fn run(self, listener: TcpListener, connections: TaskTracker, shutdown: CancellationToken) {
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        connections: TaskTracker,
+        shutdown: CancellationToken,
+    ) {
         drain::accept(&listener, &shutdown, |stream, source| {
             let outbound = self.clone();
             connections.spawn(async move { outbound.serve(stream, source).await });
@@ -46,58 +69,112 @@ impl Outbound {
         log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
         log.source_identity = log.source_workload.as_ref().and_then(|it| it.identity.clone());
         let wish = route::Outbound { source: source.ip(), destination };
-        let route = route::decide(&snapshot, &wish, pick);
-        match self.carry(&snapshot, route, stream, source, &mut log).await {
+        let carried = match route::decide(&snapshot, &wish, pick) {
+            Route::Refuse { reason } => refuse(stream, reason.to_string()),
+            Route::Local { address } | Route::Plain { address } => {
+                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
+                direct(stream, source, address).await
+            }
+            Route::Tunnel { authority, tunnel, identities, host } => {
+                log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
+                log.hbone = Some(authority);
+                log.service.clone_from(&host);
+                match key(&log, source.ip(), tunnel, identities) {
+                    Some(key) => {
+                        let head = head(log.source_workload.as_deref(), source, authority, host);
+                        self.tunnelled(stream, &key, &head, &mut log).await
+                    }
+                    None => refuse(stream, "the source has no identity".to_owned()),
+                }
+            }
+        };
+        match carried {
             Ok((sent, received)) => log.complete(sent, received, None),
             Err(error) => log.complete(0, 0, Some(&error)),
         }
     }
 
-    /// Returns the bytes sent and received, or why the pod was given a reset.
-    async fn carry(
+    async fn tunnelled(
         &self,
-        snapshot: &Snapshot,
-        route: Route,
         stream: TcpStream,
-        source: SocketAddr,
+        key: &Key,
+        head: &ConnectHead,
         log: &mut AccessLog,
-    ) -> Result<(u64, u64), String> {
-        let refuse = |stream, reason: String| {
-            socket::reset(stream);
-            Err(reason)
+    ) -> Carried {
+        let opened = match self.pool.open(key, head).await {
+            Ok(opened) => opened,
+            Err(error) => return refuse(stream, causes(&error)),
         };
-        if let Err(error) = socket::prepare(&stream) {
-            return refuse(stream, error.to_string());
+        // One identity was accepted; with several, the certificate alone tells which.
+        if let [identity] = &*key.expected() {
+            log.destination_identity = Some(identity.clone());
         }
-        match route {
-            Route::Refuse { reason } => refuse(stream, reason.to_string()),
-            Route::Local { address } | Route::Plain { address } => {
-                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
-                match socket::connect(source.ip(), address).await {
-                    Ok(upstream) => copy::splice(stream, upstream).await.map_err(|it| it.to_string()),
-                    Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
-                }
-            }
-            Route::Tunnel { authority, tunnel, identities, host } => {
-                let Some(workload) = log.source_workload.clone() else {
-                    return refuse(stream, "the source is not known".to_owned());
-                };
-                let Some(identity) = workload.identity.clone() else {
-                    return refuse(stream, "the source has no identity".to_owned());
-                };
-                log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
-                log.hbone = Some(authority);
-                log.service.clone_from(&host);
-                let key = Key::new(identity, source.ip(), tunnel, identities);
-                let head = head(&workload, source, authority, host);
-                match self.pool.open(&key, head).await {
-                    Ok(tunnelled) => {
-                        log.destination_identity = tunnelled.peer().cloned();
-                        relay(stream, tunnelled).await
-                    }
-                    Err(error) => refuse(stream, error.to_string()),
-                }
-            }
-        }
+        let progress = Progress::default();
+        let never = CancellationToken::new();
+        let transfer = hbone::copy(stream, opened.stream, &progress, &never).await;
+        transfer.outcome.map_err(|error| causes(&error))?;
+        Ok((transfer.sent, transfer.received))
     }
+}
+
+/// Dials tunnels from the pod's own address.
+pub struct TransparentDial;
+
+impl Dial for TransparentDial {
+    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_> {
+        Box::pin(async move {
+            for pause in REDIALS {
+                match socket::connect(source, destination).await {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        sleep(pause).await;
+                    }
+                    other => return other,
+                }
+            }
+            socket::connect(source, destination).await
+        })
+    }
+}
+
+/// Connects the pod to an endpoint without a tunnel, from its own address.
+async fn direct(stream: TcpStream, source: SocketAddr, address: SocketAddr) -> Carried {
+    match socket::connect(source.ip(), address).await {
+        Ok(upstream) => copy::splice(stream, upstream).await.map_err(|error| error.to_string()),
+        Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
+    }
+}
+
+fn refuse(stream: TcpStream, reason: String) -> Carried {
+    socket::reset(stream);
+    Err(reason)
+}
+
+fn key(
+    log: &AccessLog,
+    source: IpAddr,
+    tunnel: SocketAddr,
+    identities: Vec<Identity>,
+) -> Option<Key> {
+    Some(Key::new(log.source_identity.clone()?, source, tunnel, identities))
+}
+
+/// What the CONNECT tells of the connection; telemetry only.
+fn head(
+    source: Option<&Workload>,
+    client: SocketAddr,
+    authority: SocketAddr,
+    host: Option<String>,
+) -> ConnectHead {
+    ConnectHead {
+        baggage: source.and_then(baggage),
+        forwarded: Some(Forwarded { client, host }),
+        ..ConnectHead::new(authority)
+    }
+}
+
+/// A random index below `count`.
+fn pick(count: usize) -> usize {
+    // Every RandomState has keys of its own: one hash of one is as random as this choice needs.
+    let random = RandomState::new().hash_one(());
+    usize::try_from(random % count as u64).expect("less than a usize")
 }

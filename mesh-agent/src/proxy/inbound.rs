@@ -1,0 +1,132 @@
+//! EDGE: tunnels that lead to local pods.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::access_log::AccessLog;
+use super::{baggage, drain, socket};
+use crate::causes::causes;
+use crate::hbone::{
+    self, Accept, Authority, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream,
+};
+use crate::model::Snapshot;
+use crate::pki::Certificates;
+use crate::route::{self, Rejection};
+
+/// The server of inbound tunnels.
+#[derive(Clone)]
+pub struct Inbound {
+    world: watch::Receiver<Snapshot>,
+    certificates: Arc<Certificates>,
+}
+
+impl Inbound {
+    /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
+    pub fn new(world: watch::Receiver<Snapshot>, certificates: Arc<Certificates>) -> Self {
+        Self { world, certificates }
+    }
+
+    /// Serves a listener until shutdown; tunnels that are open then are the tracker's.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        connections: TaskTracker,
+        shutdown: CancellationToken,
+    ) {
+        drain::accept(&listener, &shutdown, |stream, peer| {
+            let inbound = self.clone();
+            let shutdown = shutdown.clone();
+            connections.spawn(async move {
+                if let Err(error) = inbound.serve(stream, shutdown).await {
+                    warn!(src.addr = %peer, error, "tunnel failed");
+                }
+            });
+        })
+        .await;
+    }
+
+    async fn serve(self, stream: TcpStream, shutdown: CancellationToken) -> Result<(), String> {
+        // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
+        let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
+        let workload = self.world.borrow().workload_by_addr(pod).cloned();
+        let identity = workload.filter(|it| it.enrolled).and_then(|it| it.identity.clone());
+        let Some(identity) = identity else {
+            socket::reset(stream);
+            return Err(format!("{pod} is not enrolled"));
+        };
+        let certificate = self.certificates.certificate(&identity).await;
+        let certificate = certificate.map_err(|error| causes(&*error))?;
+        socket::prepare(&stream).map_err(|error| error.to_string())?;
+        let handler = Arc::new(Streams { world: self.world });
+        hbone::serve(stream, &certificate, handler, &Limits::default(), shutdown)
+            .await
+            .map_err(|error| causes(&error))
+    }
+}
+
+/// Decides on the streams of a tunnel.
+struct Streams {
+    world: watch::Receiver<Snapshot>,
+}
+
+impl Accept for Streams {
+    type Connection = AccessLog;
+
+    async fn connect(&self, request: &ConnectRequest) -> Result<Upstream<AccessLog>, Refusal> {
+        let snapshot = self.world.borrow().clone();
+        let mut log = AccessLog::inbound(request.remote, request.local);
+        log.source_identity = Some(request.peer.clone());
+        log.source_workload = snapshot.workload_by_addr(request.remote.ip()).cloned();
+        log.destination_workload = snapshot.workload_by_addr(request.local.ip()).cloned();
+        log.destination_identity =
+            log.destination_workload.as_ref().and_then(|it| it.identity.clone());
+        if let Authority::Host { name, .. } = &request.head.authority {
+            log.service = Some(name.clone());
+        }
+        match reach(&snapshot, request).await {
+            Ok(tcp) => Ok(Upstream {
+                tcp,
+                baggage: log.destination_workload.as_deref().and_then(baggage),
+                progress: Arc::new(Progress::default()),
+                revoked: CancellationToken::new(),
+                connection: log,
+            }),
+            Err((refusal, reason)) => {
+                log.complete(0, 0, Some(&reason));
+                Err(refusal)
+            }
+        }
+    }
+
+    fn finished(&self, _: ConnectRequest, log: AccessLog, transfer: Transfer) {
+        let error = transfer.outcome.err().map(|error| causes(&error));
+        // The tunnel's bytes are the opener's: what was received from it, it has sent.
+        log.complete(transfer.received, transfer.sent, error.as_deref());
+    }
+}
+
+/// Connects to the application from the client's own address; otherwise says what the peer and what our log is told.
+async fn reach(
+    snapshot: &Snapshot,
+    request: &ConnectRequest,
+) -> Result<TcpStream, (Refusal, String)> {
+    let authority = request.head.authority.to_string();
+    let address = route::inbound(snapshot, request.local.ip(), &authority)
+        .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
+    let connected = socket::connect(request.remote.ip(), address).await;
+    connected.map_err(|error| (Refusal::Unreachable, format!("connecting to {address}: {error}")))
+}
+
+fn refusal(rejection: &Rejection) -> Refusal {
+    match rejection {
+        Rejection::Malformed | Rejection::AddressMismatch { .. } => Refusal::AddressMismatch,
+        Rejection::UnknownWorkload(_)
+        | Rejection::ReservedPort(_)
+        | Rejection::UnknownService { .. } => Refusal::Unreachable,
+    }
+}
