@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod bpffs;
 pub mod capture;
 pub mod cni;
@@ -12,6 +13,7 @@ pub mod netns;
 pub mod node;
 pub mod object;
 pub mod objects;
+pub mod pattern;
 pub mod pod;
 pub mod process;
 pub mod vectors;

@@ -51,6 +51,8 @@ impl Node {
              link set {name} master br0 up",
             netns.name()
         ))?;
+        // A tentative link-local address asks for no neighbour: the first second would be without IPv6.
+        netns.run(|| fs::write(format!("/proc/sys/net/ipv6/conf/{UPLINK}/accept_dad"), "0"))?;
         netns.ip(&format!(
             "address add 10.77.0.{number}/24 dev {UPLINK}
              address add fd00:77::{number}/64 dev {UPLINK} nodad
