@@ -192,12 +192,10 @@ impl Lab {
 
     /// The address of the machine outside.
     pub fn outside_ip(&self, family: Family) -> IpAddr {
-        let text = if family == Family::V4 {
-            "10.77.0.100"
-        } else {
-            "fd00:77::100"
-        };
-        text.parse().expect("a literal")
+        match family {
+            Family::V4 => IpAddr::from([10, 77, 0, 100]),
+            Family::V6 => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, 0x100]),
+        }
     }
 
     /// Sets the mode of a namespace's `PeerAuthentication` (`STRICT`, `PERMISSIVE`), and waits until it is in force.
@@ -210,7 +208,7 @@ impl Lab {
     /// Sets or removes a label of a namespace, and waits until it is in force.
     pub fn label_namespace(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
         self.objects.edit("Namespace", "", name, |object| {
-            set_label(object, key, value)
+            set_label(object, key, value);
         })?;
         self.settle()
     }
@@ -224,7 +222,7 @@ impl Lab {
         value: Option<&str>,
     ) -> Result<()> {
         self.objects.edit("Pod", namespace, name, |object| {
-            set_label(object, key, value)
+            set_label(object, key, value);
         })?;
         self.settle()
     }

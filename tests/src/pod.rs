@@ -125,7 +125,7 @@ impl<'lab> PodBuilder<'lab> {
         let added = add(node, &call).with_context(|| format!("pod {namespace}/{name}"))?;
         let addresses = addresses(&added)?;
         lab.objects().edit("Pod", namespace, name, |pod| {
-            objects::set_ready(pod, &addresses)
+            objects::set_ready(pod, &addresses);
         })?;
         lab.settle()?;
         let Self {
