@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod bpffs;
+pub mod builders;
 pub mod capture;
 pub mod cni;
 pub mod counters;
@@ -16,6 +17,7 @@ pub mod objects;
 pub mod pattern;
 pub mod pod;
 pub mod process;
+pub mod site;
 pub mod vectors;
 pub mod wait;
 pub mod world;

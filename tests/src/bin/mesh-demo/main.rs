@@ -14,9 +14,10 @@ use std::process::{Child, Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mesh_tests::app::{App, Server};
-use mesh_tests::lab::{self, Lab};
+use mesh_tests::lab::Lab;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::Process;
+use mesh_tests::site;
 use mesh_tests::world::Family;
 use nix::sys::signal::{SigSet, Signal};
 use socket2::{Domain, Socket, Type};
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     let result = match args.part {
         Some(Part::Story) => story(args.keep),
         Some(Part::Serve { name }) => serve(name),
-        None if args.down => down(),
+        None if args.down => Ok(down()),
         None => supervise(args.keep),
     };
     result.unwrap_or_else(|error| {
@@ -89,12 +90,12 @@ fn supervise(keep: bool) -> Result<ExitCode> {
         if ends.contains(&signal) {
             eprintln!("\ninterrupted: removing the demo");
             end(&mut child)?;
-            lab::down(LAB)?;
+            site::down(LAB)?;
             return Ok(ExitCode::from(130));
         }
         if let Some(status) = child.try_wait()? {
             if !keep {
-                lab::down(LAB)?;
+                site::down(LAB)?;
             }
             if let Some(signal) = status.signal() {
                 eprintln!("demo: the story was ended by signal {signal}");
@@ -167,12 +168,16 @@ fn serve(name: String) -> Result<ExitCode> {
 }
 
 /// Removes every lab that nobody runs: the demo's, and those of tests that were killed.
-fn down() -> Result<ExitCode> {
-    for name in lab::names() {
-        match lab::down(&name) {
+fn down() -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for name in site::names() {
+        match site::down(&name) {
             Ok(()) => eprintln!("removed the lab {name}"),
-            Err(error) => eprintln!("left alone: {error:#}"),
+            Err(error) => {
+                eprintln!("left alone: {error:#}");
+                code = ExitCode::FAILURE;
+            }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    code
 }

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use mesh_tests::builders::Service;
 use mesh_tests::lab::Lab;
-use mesh_tests::pod::{Pod, Service};
+use mesh_tests::pod::Pod;
 use mesh_tests::process::Process;
 use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
