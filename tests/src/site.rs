@@ -90,7 +90,7 @@ pub(crate) fn remove(name: &str) -> Result<()> {
 /// The directory of `mesh-agent` and `mesh-cni`.
 pub(crate) fn binaries() -> Result<PathBuf> {
     let directory = std::env::var_os("MESH_BIN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug"),
         PathBuf::from,
     );
     for binary in ["mesh-agent", "mesh-cni"] {

@@ -16,8 +16,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What users run.
-    pub(crate) const RELEASE: Self = Self { debug: false };
+    /// Optimised or not; dependencies are optimised either way, and shared with the tests when not.
+    pub(crate) const fn optimised(release: bool) -> Self {
+        Self { debug: !release }
+    }
 }
 
 /// Builds the kernel programs, the agent and the CNI plugin, and returns the directory of the two binaries.

@@ -16,16 +16,19 @@ pub(crate) struct Args {
     /// Remove what `--keep`, or a run that was killed, left
     #[arg(long)]
     down: bool,
+    /// Run an optimised agent
+    #[arg(long)]
+    release: bool,
 }
 
 /// Builds what the demo needs, then becomes the demo, so that signals and the exit code are its own.
 pub(crate) fn run(args: &Args) -> Result<()> {
     require_root("the demo")?;
     let binaries = if args.down {
-        target().join("release")
+        target().join("debug")
     } else {
         test::install_packages()?;
-        build::run(&build::Args::RELEASE)?
+        build::run(&build::Args::optimised(args.release))?
     };
     step("building the demo");
     let demo = ["build", "-p", "mesh-tests", "--bin", "mesh-demo", "--quiet"];

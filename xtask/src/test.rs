@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Run the scenarios: nodes and pods as network namespaces
     #[arg(long)]
     netns: bool,
+    /// Run the scenarios with an optimised agent
+    #[arg(long)]
+    release: bool,
 }
 
 /// The file in `tests/tests` that needs the object but no agent.
@@ -50,10 +53,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if all || args.packet {
         ebpf::build()?;
         step("packet tests");
-        scenario(&[PACKETS.to_owned()], filter)?;
+        finish(&mut scenarios(&[PACKETS.to_owned()]), filter)?;
     }
     if all || args.netns {
-        let binaries = build::run(&build::Args::RELEASE)?;
+        let binaries = build::run(&build::Args::optimised(args.release))?;
         step("scenarios");
         let mut names = scenario_files()?;
         names.retain(|name| name != PACKETS);
@@ -61,10 +64,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         finish(command.env("MESH_BIN_DIR", binaries), filter)?;
     }
     Ok(())
-}
-
-fn scenario(names: &[String], filter: Option<&str>) -> Result<()> {
-    finish(&mut scenarios(names), filter)
 }
 
 /// One at a time: a scenario asserts exact counters and deadlines, and deserves the machine.
