@@ -51,7 +51,10 @@ impl CniServer {
         commands: mpsc::Sender<Command>,
         world: watch::Receiver<Snapshot>,
     ) -> Result<Self, Error> {
-        let error = |source| Error { path: path.to_owned(), source };
+        let error = |source| Error {
+            path: path.to_owned(),
+            source,
+        };
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(error)?;
         }
@@ -64,7 +67,12 @@ impl CniServer {
         let listener = UnixListener::bind(&fresh).map_err(error)?;
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).map_err(error)?;
         fs::rename(&fresh, path).map_err(error)?;
-        Ok(Self { listener, path: path.to_owned(), commands, world })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            commands,
+            world,
+        })
     }
 
     /// Serves until shutdown; requests that have begun are finished.
@@ -78,15 +86,24 @@ impl CniServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let call = Call { commands: self.commands.clone(), world: self.world.clone() };
+                    let call = Call {
+                        commands: self.commands.clone(),
+                        world: self.world.clone(),
+                    };
                     calls.spawn(async move {
                         if let Err(error) = call.serve(stream).await {
-                            debug!(error = &error as &dyn std::error::Error, "a CNI call broke off");
+                            debug!(
+                                error = &error as &dyn std::error::Error,
+                                "a CNI call broke off"
+                            );
                         }
                     });
                 }
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "cannot accept a CNI call");
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot accept a CNI call"
+                    );
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -100,7 +117,9 @@ impl CniServer {
         let queue = self.path.with_file_name("released");
         for entry in fs::read_dir(&queue).into_iter().flatten().flatten() {
             let path = entry.path();
-            let queued = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let queued = fs::read(&path)
+                .ok()
+                .and_then(|text| serde_json::from_slice(&text).ok());
             if let Some(attachment) = queued {
                 let _ = ask(&self.commands, |reply| Command::Release(attachment, reply)).await;
             } else {
@@ -127,8 +146,15 @@ impl Call {
             return Ok(());
         };
         let response = match request {
-            Request::Reserve { attachment, pod, netns, network } => {
-                return self.add(attachment, pod, netns, network, reader, writer).await;
+            Request::Reserve {
+                attachment,
+                pod,
+                netns,
+                network,
+            } => {
+                return self
+                    .add(attachment, pod, netns, network, reader, writer)
+                    .await;
             }
             Request::Attach { .. } => Err(refusal(
                 Reason::Invalid,
@@ -138,11 +164,14 @@ impl Call {
             Request::Release { attachment } => {
                 self.done(|reply| Command::Release(attachment, reply)).await
             }
-            Request::Check { attachment } => ask(&self.commands, |it| Command::Check(attachment, it))
-                .await
-                .map(Response::Reserved),
+            Request::Check { attachment } => {
+                ask(&self.commands, |it| Command::Check(attachment, it))
+                    .await
+                    .map(Response::Reserved)
+            }
             Request::Collect { network, keep } => {
-                self.done(|reply| Command::Collect(network, keep, reply)).await
+                self.done(|reply| Command::Collect(network, keep, reply))
+                    .await
             }
             Request::Status => self.done(Command::Status).await,
         };
@@ -175,7 +204,12 @@ impl Call {
             Ok(()) => receive(&mut reader, &mut writer).await,
             Err(error) => Err(error),
         };
-        let Ok(Some(Request::Attach { host_ifindex, host_mac, mac })) = next else {
+        let Ok(Some(Request::Attach {
+            host_ifindex,
+            host_mac,
+            mac,
+        })) = next
+        else {
             let _ = self.commands.send(Command::Cancel(attachment)).await;
             return next.map(|_| ());
         };
@@ -191,7 +225,10 @@ impl Call {
             host_mac,
             sequence: 0,
         };
-        let wired = Box::new(Wired { record, host_ifindex });
+        let wired = Box::new(Wired {
+            record,
+            host_ifindex,
+        });
         let attached = self.done(|reply| Command::Attach(wired, reply)).await;
         if attached.is_err() {
             let _ = self.commands.send(Command::Cancel(attachment)).await;
@@ -199,10 +236,7 @@ impl Call {
         send(&mut writer, attached).await
     }
 
-    async fn done(
-        &self,
-        command: impl FnOnce(Reply<()>) -> Command,
-    ) -> Result<Response, Refusal> {
+    async fn done(&self, command: impl FnOnce(Reply<()>) -> Command) -> Result<Response, Refusal> {
         ask(&self.commands, command).await.map(|()| Response::Done)
     }
 
@@ -219,7 +253,10 @@ impl Call {
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(refusal(
                 Reason::TryAgain,
-                format!("the source has not told pod {key} within {} s", POD_WAIT.as_secs()),
+                format!(
+                    "the source has not told pod {key} within {} s",
+                    POD_WAIT.as_secs()
+                ),
                 "check K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID in CNI_ARGS against the Pod object",
             )),
         }
@@ -246,18 +283,32 @@ async fn receive(
         }
         Ok(envelope) => {
             let Envelope { version, .. } = envelope;
-            (Reason::Version, format!("message version {version}, this agent speaks {VERSION}"))
+            (
+                Reason::Version,
+                format!("message version {version}, this agent speaks {VERSION}"),
+            )
         }
         Err(error) => (Reason::Invalid, error.to_string()),
     };
     let (reason, message) = wrong;
-    send(writer, Err(refusal(reason, message, "update mesh-cni and mesh-agent together"))).await?;
+    send(
+        writer,
+        Err(refusal(
+            reason,
+            message,
+            "update mesh-cni and mesh-agent together",
+        )),
+    )
+    .await?;
     Err(io::ErrorKind::InvalidData.into())
 }
 
 async fn send(writer: &mut OwnedWriteHalf, response: Result<Response, Refusal>) -> io::Result<()> {
     let message = response.unwrap_or_else(Response::Refused);
-    let mut line = serde_json::to_vec(&Envelope { version: VERSION, message })?;
+    let mut line = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        message,
+    })?;
     line.push(b'\n');
     writer.write_all(&line).await
 }
@@ -267,10 +318,17 @@ async fn ask<T>(
     command: impl FnOnce(Reply<T>) -> Command,
 ) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
-    commands.send(command(reply)).await.map_err(|_| stopping())?;
+    commands
+        .send(command(reply))
+        .await
+        .map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?
 }
 
 fn stopping() -> Refusal {
-    refusal(Reason::TryAgain, "the agent is stopping".to_owned(), "try again")
+    refusal(
+        Reason::TryAgain,
+        "the agent is stopping".to_owned(),
+        "try again",
+    )
 }

@@ -28,7 +28,10 @@ pub struct Inbound {
 impl Inbound {
     /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
     pub fn new(world: watch::Receiver<Snapshot>, certificates: Arc<Certificates>) -> Self {
-        Self { world, certificates }
+        Self {
+            world,
+            certificates,
+        }
     }
 
     /// Serves a listener until shutdown; tunnels that are open then are the tracker's.
@@ -54,7 +57,9 @@ impl Inbound {
         // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
         let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
         let workload = self.world.borrow().workload_by_addr(pod).cloned();
-        let identity = workload.filter(|it| it.enrolled).and_then(|it| it.identity.clone());
+        let identity = workload
+            .filter(|it| it.enrolled)
+            .and_then(|it| it.identity.clone());
         let Some(identity) = identity else {
             socket::reset(stream);
             return Err(format!("{pod} is not enrolled"));
@@ -83,8 +88,10 @@ impl Accept for Streams {
         log.source_identity = Some(request.peer.clone());
         log.source_workload = snapshot.workload_by_addr(request.remote.ip()).cloned();
         log.destination_workload = snapshot.workload_by_addr(request.local.ip()).cloned();
-        log.destination_identity =
-            log.destination_workload.as_ref().and_then(|it| it.identity.clone());
+        log.destination_identity = log
+            .destination_workload
+            .as_ref()
+            .and_then(|it| it.identity.clone());
         if let Authority::Host { name, .. } = &request.head.authority {
             log.service = Some(name.clone());
         }
@@ -119,7 +126,12 @@ async fn reach(
     let address = route::inbound(snapshot, request.local.ip(), &authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
     let connected = socket::connect(request.remote.ip(), address).await;
-    connected.map_err(|error| (Refusal::Unreachable, format!("connecting to {address}: {error}")))
+    connected.map_err(|error| {
+        (
+            Refusal::Unreachable,
+            format!("connecting to {address}: {error}"),
+        )
+    })
 }
 
 fn refusal(rejection: &Rejection) -> Refusal {

@@ -67,15 +67,26 @@ impl Outbound {
         let snapshot = self.world.borrow().clone();
         let mut log = AccessLog::outbound(source, destination);
         log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
-        log.source_identity = log.source_workload.as_ref().and_then(|it| it.identity.clone());
-        let wish = route::Outbound { source: source.ip(), destination };
+        log.source_identity = log
+            .source_workload
+            .as_ref()
+            .and_then(|it| it.identity.clone());
+        let wish = route::Outbound {
+            source: source.ip(),
+            destination,
+        };
         let carried = match route::decide(&snapshot, &wish, pick) {
             Route::Refuse { reason } => refuse(stream, reason.to_string()),
             Route::Local { address } | Route::Plain { address } => {
                 log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
                 direct(stream, source, address).await
             }
-            Route::Tunnel { authority, tunnel, identities, host } => {
+            Route::Tunnel {
+                authority,
+                tunnel,
+                identities,
+                host,
+            } => {
                 log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
                 log.hbone = Some(authority);
                 log.service.clone_from(&host);
@@ -139,7 +150,9 @@ impl Dial for TransparentDial {
 /// Connects the pod to an endpoint without a tunnel, from its own address.
 async fn direct(stream: TcpStream, source: SocketAddr, address: SocketAddr) -> Carried {
     match socket::connect(source.ip(), address).await {
-        Ok(upstream) => copy::splice(stream, upstream).await.map_err(|error| error.to_string()),
+        Ok(upstream) => copy::splice(stream, upstream)
+            .await
+            .map_err(|error| error.to_string()),
         Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
     }
 }
@@ -155,7 +168,12 @@ fn key(
     tunnel: SocketAddr,
     identities: Vec<Identity>,
 ) -> Option<Key> {
-    Some(Key::new(log.source_identity.clone()?, source, tunnel, identities))
+    Some(Key::new(
+        log.source_identity.clone()?,
+        source,
+        tunnel,
+        identities,
+    ))
 }
 
 /// What the CONNECT tells of the connection; telemetry only.
