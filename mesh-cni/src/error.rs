@@ -320,10 +320,6 @@ fn errno_remedy(error: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "error_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -348,7 +344,11 @@ mod tests {
             (Command::Status, Reason::TryAgain, 50),
             (Command::Status, Reason::Unavailable, 50),
         ] {
-            assert_eq!(refused(command, reason).code(), code, "{command} {reason:?}");
+            assert_eq!(
+                refused(command, reason).code(),
+                code,
+                "{command} {reason:?}"
+            );
         }
     }
 

@@ -272,10 +272,6 @@ impl fmt::Display for Undo {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -323,10 +323,6 @@ const MAX_IFNAME: usize = 15;
 const MAX_CONTAINERID: usize = 230;
 
 #[cfg(test)]
-#[path = "request_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
@@ -336,15 +332,18 @@ mod tests {
         (CONTAINERID, "c1"),
         (NETNS, "/run/netns/x"),
         (IFNAME, "eth0"),
-        (ARGS, "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID="),
+        (
+            ARGS,
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=",
+        ),
         (PATH, "/opt/cni/bin"),
     ];
 
     fn parse(command: Command, changes: &[(&str, &str)], config: &str) -> Result<Request, Error> {
         let env = |name: &str| {
-            let find = |list: &[(&str, &str)]| list.iter().rfind(|(key, _)| *key == name).copied();
-            let (_, value) = find(changes).or_else(|| find(&GOOD))?;
-            Some(value.to_owned())
+            let all = GOOD.iter().chain(changes);
+            let (_, value) = all.rev().find(|(key, _)| *key == name)?;
+            Some((*value).to_owned())
         };
         Request::parse(command, &env, config.as_bytes())
     }
@@ -462,7 +461,11 @@ mod tests {
             (Command::Status, "0.4.0"),
         ] {
             let answer = parse(command, &[], &config(json!({"cniVersion": too_old})));
-            fails(answer, 1, &format!("config version does not allow {command}"));
+            fails(
+                answer,
+                1,
+                &format!("config version does not allow {command}"),
+            );
         }
     }
 
@@ -476,7 +479,10 @@ mod tests {
         for (changes, path) in [
             (json!({"name": 7}), "at name"),
             (json!({"socket": []}), "at socket"),
-            (json!({"dns": {"nameservers": ["a", 7]}}), "at dns.nameservers[1]"),
+            (
+                json!({"dns": {"nameservers": ["a", 7]}}),
+                "at dns.nameservers[1]",
+            ),
         ] {
             fails(parse(Command::Add, &[], &config(changes)), 6, path);
         }
@@ -501,11 +507,21 @@ mod tests {
 
     #[test]
     fn check_needs_the_previous_result() {
-        fails(parse(Command::Check, &[], &config(json!({}))), 7, "prevResult");
+        fails(
+            parse(Command::Check, &[], &config(json!({}))),
+            7,
+            "prevResult",
+        );
         for (previous, path) in [
-            (json!([]), "prevResult"),
-            (json!({"ips": [{"address": "10.0.0.300/32"}]}), "prevResult.ips[0].address"),
-            (json!({"interfaces": [{"name": 7}]}), "prevResult.interfaces[0].name"),
+            (json!(7), "prevResult"),
+            (
+                json!({"ips": [{"address": "10.0.0.300/32"}]}),
+                "prevResult.ips[0].address",
+            ),
+            (
+                json!({"interfaces": [{"name": 7}]}),
+                "prevResult.interfaces[0].name",
+            ),
         ] {
             let config = config(json!({"prevResult": previous}));
             fails(parse(Command::Check, &[], &config), 6, path);
@@ -516,7 +532,11 @@ mod tests {
 
     #[test]
     fn gc_tells_none_from_missing() {
-        fails(parse(Command::Gc, &[], &config(json!({}))), 7, "cni.dev/valid-attachments");
+        fails(
+            parse(Command::Gc, &[], &config(json!({}))),
+            7,
+            "cni.dev/valid-attachments",
+        );
         let keep = |attachments: Value| {
             let config = config(json!({"cni.dev/valid-attachments": attachments}));
             match parse(Command::Gc, &[], &config) {
@@ -529,7 +549,11 @@ mod tests {
         let one = keep(json!([{"containerID": "c1", "ifname": "eth0"}]));
         assert_eq!(one[0].file_name(), "c1@eth0");
         let bad = config(json!({"cni.dev/valid-attachments": [{"containerID": "c1"}]}));
-        fails(parse(Command::Gc, &[], &bad), 6, "cni.dev/valid-attachments[0]");
+        fails(
+            parse(Command::Gc, &[], &bad),
+            6,
+            "cni.dev/valid-attachments[0]",
+        );
     }
 
     #[test]
