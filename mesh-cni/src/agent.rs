@@ -16,8 +16,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use serde::Deserialize;
 
+use crate::command::Command;
 use crate::error::Error;
-use crate::request::Command;
 
 /// A connection to the agent, for one command.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Session {
     }
 
     fn exchange(&mut self, line: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
-        // Requests are small against a socket buffer, so one timeout bounds the whole write well enough.
+        // Nearly every request fits the socket's buffer at once, so a timeout of each write is as good as a deadline.
         self.stream.set_write_timeout(Some(left(deadline)?))?;
         self.stream.write_all(line)?;
         let mut answer = Vec::new();

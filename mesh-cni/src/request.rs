@@ -3,78 +3,15 @@
 //! Contract: CNI 1.1.0, sections "Parameters" and "CNI Operations". Keys that we do not know are ignored, because
 //! runtimes add their own.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use mesh_common::cni::{Attachment, PodRef};
 
+use crate::command::{ARGS, CONTAINERID, Command, Env, IFNAME, NETNS, invalid};
 use crate::config::{self, NetworkConfig};
 use crate::error::Error;
 use crate::result::{CniResult, Dns};
 use crate::version::Version;
-
-/// A `CNI_COMMAND`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Wire a container.
-    Add,
-    /// Undo an ADD.
-    Del,
-    /// Is the container wired as ADD left it?
-    Check,
-    /// Drop what no attachment names.
-    Gc,
-    /// Can an ADD succeed now?
-    Status,
-    /// Which versions do we speak?
-    Version,
-}
-
-impl Command {
-    const ALL: [Self; 6] = [
-        Self::Add,
-        Self::Del,
-        Self::Check,
-        Self::Gc,
-        Self::Status,
-        Self::Version,
-    ];
-
-    /// The version of the specification that brought the command; nothing below 0.3.0 is spoken.
-    pub const fn since(self) -> Version {
-        match self {
-            Self::Add | Self::Del | Self::Version => Version::V0_3_0,
-            Self::Check => Version::V0_4_0,
-            Self::Gc | Self::Status => Version::V1_1_0,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-        }
-    }
-
-    const fn required(self) -> &'static [&'static str] {
-        match self {
-            Self::Add | Self::Check => &[CONTAINERID, NETNS, IFNAME],
-            Self::Del => &[CONTAINERID, IFNAME],
-            Self::Gc => &[PATH],
-            Self::Status | Self::Version => &[],
-        }
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What the runtime asks, complete and valid.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,29 +86,13 @@ pub struct Check {
     pub previous: CniResult,
 }
 
-/// Reads a variable by its name.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Reads `CNI_COMMAND`, which tells whether standard input matters at all.
-pub fn command(env: Env<'_>) -> Result<Command, Error> {
-    let value = env(COMMAND).unwrap_or_default();
-    Command::ALL
-        .into_iter()
-        .find(|command| command.as_str() == value)
-        .ok_or(Error::InvalidEnv {
-            name: COMMAND,
-            value,
-            reason: "must be ADD, DEL, CHECK, GC, STATUS or VERSION",
-        })
-}
-
 impl Request {
     /// Reads the request for `command` out of the runtime's variables and standard input.
     ///
     /// # Errors
     /// The variables are judged first (code 4), then the version (1), the JSON (6), and what it says (7).
     pub fn parse(command: Command, env: Env<'_>, stdin: &[u8]) -> Result<Self, Error> {
-        require(command, env)?;
+        command.require(env)?;
         match command {
             Command::Add => add(env, stdin).map(Self::Add),
             Command::Del => {
@@ -227,17 +148,6 @@ fn add(env: Env<'_>, stdin: &[u8]) -> Result<Add, Error> {
         netns: env(NETNS).unwrap_or_default().into(),
         dns: config.dns,
     })
-}
-
-fn require(command: Command, env: Env<'_>) -> Result<(), Error> {
-    let missing = |name: &&&str| env(name).is_none_or(|value| value.is_empty());
-    let required = command.required();
-    let names: Vec<_> = required.iter().filter(missing).copied().collect();
-    if names.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::MissingEnv { command, names })
-    }
 }
 
 /// The attachment; its names go into a file name and to the kernel, so both are checked here.
@@ -302,21 +212,6 @@ fn pod(env: Env<'_>) -> Result<Option<PodRef>, Error> {
     }))
 }
 
-fn invalid(name: &'static str, value: String, reason: &'static str) -> Error {
-    Error::InvalidEnv {
-        name,
-        value,
-        reason,
-    }
-}
-
-const COMMAND: &str = "CNI_COMMAND";
-const CONTAINERID: &str = "CNI_CONTAINERID";
-const NETNS: &str = "CNI_NETNS";
-const IFNAME: &str = "CNI_IFNAME";
-const ARGS: &str = "CNI_ARGS";
-const PATH: &str = "CNI_PATH";
-
 /// The kernel's `IFNAMSIZ`, less the final NUL.
 const MAX_IFNAME: usize = 15;
 /// What keeps [`Attachment::file_name`] below the kernel's `NAME_MAX`.
@@ -327,6 +222,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::command::PATH;
 
     const GOOD: [(&str, &str); 5] = [
         (CONTAINERID, "c1"),
@@ -441,7 +337,7 @@ mod tests {
         parse(Command::Status, &none, &full).unwrap();
         parse(Command::Version, &none, &full).unwrap();
         let env = |_: &str| Some("add".to_owned());
-        assert_eq!(command(&env).unwrap_err().code(), 4);
+        assert_eq!(Command::read(&env).unwrap_err().code(), 4);
     }
 
     #[test]

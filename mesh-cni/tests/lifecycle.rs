@@ -1,5 +1,10 @@
 //! ADD, CHECK and DEL against real network namespaces. Needs root.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and its helpers with it"
+)]
+
 mod common;
 
 use std::io::{Read, Write};
@@ -160,57 +165,67 @@ fn the_kernel_holds_what_the_plan_says() {
     assert_eq!(&json!(host_ifindex), &veth[0]["ifindex"]);
 }
 
+/// What CHECK must name, where the harm is done, and the `ip` command that does it.
+const HARMS: [(&str, Place, &str); 9] = [
+    ("eth0", Place::Pod, "link set eth0 name eth9"),
+    ("state of eth0", Place::Pod, "link set eth0 down"),
+    ("MTU of eth0", Place::Pod, "link set eth0 mtu 1300"),
+    (
+        "MAC address",
+        Place::Pod,
+        "link set eth0 address 02:00:00:00:00:01",
+    ),
+    (
+        "addresses of eth0",
+        Place::Pod,
+        "address flush dev eth0 scope global",
+    ),
+    ("default route", Place::Pod, "-6 route delete default"),
+    (
+        "neighbour",
+        Place::Pod,
+        "neigh flush dev eth0 nud permanent",
+    ),
+    ("state of mesh", Place::Node, "link set HOST down"),
+    ("node's route", Place::Node, "route flush dev HOST"),
+];
+
+#[derive(Clone, Copy)]
+enum Place {
+    Node,
+    Pod,
+}
+
 #[test]
 fn check_finds_every_difference() {
     let node = Node::new();
-    let agent = Agent::start(&node.socket());
-    let host_name = |attachment: &mesh_common::cni::Attachment| attachment.host_ifname();
-    type Harm<'a> = (&'a str, &'a dyn Fn(&Space, &Space, &str));
-    let harms: [Harm<'_>; 9] = [
-        ("eth0", &|_, pod, _| drop(pod.ip("link set eth0 name eth9"))),
-        ("state of eth0", &|_, pod, _| {
-            drop(pod.ip("link set eth0 down"))
-        }),
-        ("MTU of eth0", &|_, pod, _| {
-            drop(pod.ip("link set eth0 mtu 1300"))
-        }),
-        ("MAC address", &|_, pod, _| {
-            drop(pod.ip("link set eth0 address 02:00:00:00:00:01"))
-        }),
-        ("addresses of eth0", &|_, pod, _| {
-            drop(pod.ip("address flush dev eth0 scope global"))
-        }),
-        ("default route", &|_, pod, _| {
-            drop(pod.ip("-6 route delete default"))
-        }),
-        ("neighbour", &|_, pod, _| {
-            drop(pod.ip("neigh flush dev eth0 nud permanent"))
-        }),
-        ("state of mesh", &|node, _, host| {
-            drop(node.ip(&format!("link set {host} down")))
-        }),
-        ("node's route", &|node, _, host| {
-            drop(node.ip(&format!("route flush dev {host}")))
-        }),
-    ];
-    for (named, harm) in harms {
+    let _agent = Agent::start(&node.socket());
+    for (named, place, harm) in HARMS {
         let pod = Space::new("pod");
         let attachment = attachment();
         let result = node.call("ADD").of(&attachment).netns(&pod).ok();
         let check = node.call("CHECK").of(&attachment).netns(&pod);
         let check = check.with("prevResult", result);
         check.ok();
-        harm(&node.space, &pod, &host_name(&attachment));
+        let harm = harm.replace("HOST", &attachment.host_ifname());
+        match place {
+            Place::Node => node.space.ip(&harm),
+            Place::Pod => pod.ip(&harm),
+        };
         let error = check.fails(102);
-        assert!(
-            error["msg"].as_str().unwrap().contains(named),
-            "{named}: {error}"
-        );
+        let message = error["msg"].as_str().unwrap();
+        assert!(message.contains(named), "{named}: {message}");
         node.call("DEL").of(&attachment).netns(&pod).ok();
     }
+}
+
+#[test]
+fn check_asks_the_agent() {
+    let node = Node::new();
+    let agent = Agent::start(&node.socket());
     let pod = Space::new("pod");
-    let unknown = attachment();
-    let check = node.call("CHECK").of(&unknown).netns(&pod);
+    let check = node.call("CHECK").of(&attachment()).netns(&pod);
+    check.fails(7);
     let check = check.with("prevResult", json!({}));
     check.fails(3);
     drop(agent);
