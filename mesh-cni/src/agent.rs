@@ -36,7 +36,7 @@ impl Session {
         let stream = open(path).map_err(|source| Error::AgentUnreachable {
             command,
             socket: path.to_owned(),
-            source,
+            source: timed_out(source),
         })?;
         Ok(Self {
             command,
@@ -89,14 +89,13 @@ impl Session {
         if line.len() > MAX_LINE {
             return Err(self.nonsense("cannot take a request of that many attachments"));
         }
-        let answer = self.exchange(&line, deadline).map_err(|source| {
-            let socket = self.path.clone();
-            Error::AgentSilent {
+        let answer = self
+            .exchange(&line, deadline)
+            .map_err(|source| Error::AgentSilent {
                 command: self.command,
-                socket,
-                source,
-            }
-        })?;
+                socket: self.path.clone(),
+                source: timed_out(source),
+            })?;
         self.decode(&answer)
     }
 
@@ -153,6 +152,14 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(fd))
+}
+
+/// The kernel tells of a socket's timeout as "resource temporarily unavailable".
+fn timed_out(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return io::ErrorKind::TimedOut.into();
+    }
+    error
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {

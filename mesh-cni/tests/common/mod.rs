@@ -165,7 +165,8 @@ impl Call<'_> {
         let spawned = self.node.space.netns.inside(|| command.spawn());
         let mut child = spawned.unwrap().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(self.config.to_string().as_bytes()).unwrap();
+        // Like Go's os/exec, which runtimes use: a plugin that ends without reading is no error.
+        let _may_be_closed = stdin.write_all(self.config.to_string().as_bytes());
         drop(stdin);
         child.wait_with_output().unwrap()
     }
