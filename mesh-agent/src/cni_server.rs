@@ -39,7 +39,8 @@ pub struct Error {
 /// The server of CNI requests.
 pub struct CniServer {
     listener: UnixListener,
-    path: PathBuf,
+    /// Where the binary leaves releases that found no agent.
+    queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
 }
@@ -77,7 +78,7 @@ impl CniServer {
 
     /// Serves until shutdown; requests that have begun are finished.
     pub async fn run(self, shutdown: CancellationToken) {
-        self.replay().await;
+        replay(&self.queue, &self.commands).await;
         let calls = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -111,29 +112,35 @@ impl CniServer {
         calls.close();
         calls.wait().await;
     }
+}
 
-    /// Carries out the DELs that came while no agent ran.
-    async fn replay(&self) {
-        let queue = self.path.with_file_name("released");
-        for entry in fs::read_dir(&queue).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let queued = fs::read(&path)
-                .ok()
-                .and_then(|text| serde_json::from_slice(&text).ok());
-            if let Some(attachment) = queued {
-                let _ = ask(&self.commands, |reply| Command::Release(attachment, reply)).await;
-            } else {
-                warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
-            }
-            if let Err(error) = fs::remove_file(&path) {
-                warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot remove");
-            }
+/// Carries out the DELs that found no agent: the binary leaves each as a file beside the socket.
+///
+/// Called with the socket bound, so that a DEL that comes now either finds the agent or has left its file already.
+async fn replay(queue: &Path, commands: &mpsc::Sender<Command>) {
+    for entry in fs::read_dir(queue).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            // Being written.
+            continue;
+        }
+        let path = entry.path();
+        let queued = fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(attachment) = queued {
+            let _ = ask(commands, |reply| Command::Release(attachment, reply)).await;
+        } else {
+            warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
+        }
+        if let Err(error) = fs::remove_file(&path) {
+            warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot remove");
         }
     }
 }
 
 /// One connection of the binary.
 struct Call {
+    queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
 }
@@ -170,6 +177,7 @@ impl Call {
                     .map(Response::Reserved)
             }
             Request::Collect { network, keep } => {
+                replay(&self.queue, &self.commands).await;
                 self.done(|reply| Command::Collect(network, keep, reply))
                     .await
             }

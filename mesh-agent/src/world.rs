@@ -295,7 +295,7 @@ impl World {
         // A caller that no longer listens is gone; what it asked for is undone by its connection's end.
         match command {
             Command::Reserve(attachment, reply) => {
-                let _ = reply.send(self.reserve(attachment));
+                let _ = reply.send(self.reserve(attachment).await);
             }
             Command::Cancel(attachment) => self.cancel(&attachment),
             Command::Attach(wired, reply) => {
@@ -318,9 +318,15 @@ impl World {
         }
     }
 
-    fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
+    async fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
         self.ready()?;
         if let Some(record) = self.store.get(&attachment) {
+            // The binary takes a host interface of this name for a leftover and removes it.
+            if self.is_wired(&record.host_ifname).await {
+                let Attachment { container, ifname } = attachment;
+                let message = format!("container {container} has interface {ifname} already");
+                return Err(refusal(Reason::Invalid, message, "DEL it first"));
+            }
             return Ok(self.wiring(record.addresses.clone()));
         }
         if let Some(addresses) = self.reserved.get(&attachment) {
@@ -329,6 +335,11 @@ impl World {
         let addresses = self.ipam.allocate().map_err(unavailable)?;
         self.reserved.insert(attachment, addresses.clone());
         Ok(self.wiring(addresses))
+    }
+
+    async fn is_wired(&self, host_ifname: &str) -> bool {
+        let links = self.network.links().await;
+        links.is_ok_and(|links| links.iter().any(|link| link.name == host_ifname))
     }
 
     fn cancel(&mut self, attachment: &Attachment) {
