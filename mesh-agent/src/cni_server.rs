@@ -70,7 +70,7 @@ impl CniServer {
         fs::rename(&fresh, path).map_err(error)?;
         Ok(Self {
             listener,
-            path: path.to_owned(),
+            queue: path.with_file_name("released"),
             commands,
             world,
         })
@@ -88,6 +88,7 @@ impl CniServer {
             match accepted {
                 Ok((stream, _)) => {
                     let call = Call {
+                        queue: self.queue.clone(),
                         commands: self.commands.clone(),
                         world: self.world.clone(),
                     };
