@@ -1,0 +1,357 @@
+//! The client's end: a pool of tunnels, dialled when needed and shared by the streams of one [`Key`].
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{Connection, SendRequest};
+use http::{Request, StatusCode};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{interval, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connect::baggage;
+use super::pool::{Claim, Key, TunnelId, Tunnels};
+use super::{Baggage, ConnectHead, Limits, OpenError, Stage, Stream};
+use crate::pki::Certificates;
+
+/// A TCP connection being made.
+pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>;
+
+/// Makes the TCP connections of tunnels.
+pub trait Dial: Send + Sync {
+    /// Connects to `destination` from the address `source`, a pod's own, on any port.
+    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_>;
+}
+
+/// All tunnels that this agent has opened; dropping it ends them.
+///
+/// Cancelling `shutdown` drains: no new streams, idle tunnels close, streams run on. See [`closed`](Self::closed) and
+/// [`abort`](Self::abort) for the rest.
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    certificates: Arc<Certificates>,
+    dial: Arc<dyn Dial>,
+    limits: Limits,
+    tunnels: Mutex<Tunnels<Handle, Outcome>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    abort: CancellationToken,
+}
+
+type Handle = SendRequest<Bytes>;
+type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+/// What a dial came to, once it has come to something.
+type Outcome = watch::Receiver<Option<Result<(), OpenError>>>;
+
+/// A stream that the peer has accepted.
+pub struct Opened {
+    /// To be given to [`copy`](super::copy).
+    pub stream: Stream,
+    /// What the peer tells about the destination.
+    pub baggage: Option<Baggage>,
+}
+
+impl Pool {
+    /// An empty pool. Tunnels run on the runtime that [`open`](Self::open) is called on.
+    pub fn new(
+        certificates: Arc<Certificates>,
+        dial: Arc<dyn Dial>,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            certificates,
+            dial,
+            limits,
+            tunnels: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown,
+            abort: CancellationToken::new(),
+        }))
+    }
+
+    /// Opens a stream to where `head` asks, on a tunnel for `key`.
+    ///
+    /// Callers that find no room wait for one dial and share its failure. Once the tunnel stands, waiting for the
+    /// peer's answer is bounded only by the tunnel's own PINGs. A request that the peer cannot have acted upon is
+    /// repeated on another tunnel. Cancel-safe: a dropped call gives its place back.
+    pub async fn open(&self, key: &Key, head: &ConnectHead) -> Result<Opened, OpenError> {
+        let request = head
+            .to_http()
+            .map_err(|e| OpenError::Request(Arc::new(e)))?;
+        let mut attempts = 0;
+        loop {
+            let (handle, lease) = self.claim(key).await?;
+            attempts += 1;
+            match send(handle, lease, request.clone()).await {
+                Err(OpenError::Http2(error)) if attempts < ATTEMPTS && unprocessed(&error) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Takes the tunnels that `keep` refuses out of the pool; their streams run on, new streams dial anew.
+    pub fn retain(&self, keep: impl Fn(&Key) -> bool) {
+        self.0.tunnels().retain(keep);
+    }
+
+    /// How many tunnels take streams, and how many streams are open on those.
+    pub fn census(&self) -> (usize, usize) {
+        self.0.tunnels().census()
+    }
+
+    /// Returns once the pool drains and its last tunnel has closed.
+    pub async fn closed(&self) {
+        self.0.shutdown.cancelled().await;
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Ends all tunnels at once; their streams fail.
+    pub fn abort(&self) {
+        self.0.abort.cancel();
+    }
+
+    /// A place on a tunnel, dialled if need be.
+    async fn claim(&self, key: &Key) -> Result<(Handle, Lease), OpenError> {
+        loop {
+            if self.0.shutdown.is_cancelled() {
+                return Err(OpenError::Draining);
+            }
+            let mut outcome = match self.try_claim(key) {
+                Ok(place) => return Ok(place),
+                Err(outcome) => outcome,
+            };
+            let settled = outcome.wait_for(Option::is_some).await;
+            match settled.map(|outcome| outcome.clone()) {
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(Some(Ok(())) | None) => {}
+                Err(_) => {
+                    // The dial panicked, or the runtime is ending.
+                    self.0.tunnels().dial_failed(key);
+                    return Err(OpenError::Draining);
+                }
+            }
+        }
+    }
+
+    /// A place on a tunnel that stands, or what to wait for; starts the dial if nobody has.
+    fn try_claim(&self, key: &Key) -> Result<(Handle, Lease), Outcome> {
+        let mut settle = None;
+        let limit = |handle: &Handle| room(handle, self.0.limits.streams_per_tunnel);
+        let claim = self.0.tunnels().claim(key, limit, || {
+            let (sender, receiver) = watch::channel(None);
+            settle = Some(sender);
+            receiver
+        });
+        match claim {
+            Claim::Use(id, handle) => {
+                let lease = Lease {
+                    pool: self.0.clone(),
+                    key: key.clone(),
+                    id,
+                };
+                Ok((handle, lease))
+            }
+            Claim::Wait(outcome) => Err(outcome),
+            Claim::Dial(outcome) => {
+                if let Some(settle) = settle {
+                    let tunnel = Inner::tunnel(self.0.clone(), key.clone(), settle);
+                    self.0.tasks.spawn(tunnel);
+                }
+                Err(outcome)
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+/// How many streams a tunnel takes in all; none after GOAWAY or a failure.
+fn room(handle: &Handle, ours: usize) -> Option<usize> {
+    match handle
+        .clone()
+        .poll_ready(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(Err(_)) => None,
+        Poll::Ready(Ok(())) | Poll::Pending => Some(handle.current_max_send_streams().min(ours)),
+    }
+}
+
+async fn send(mut handle: Handle, lease: Lease, request: Request<()>) -> Result<Opened, OpenError> {
+    let http2 = |error| OpenError::Http2(Arc::new(error));
+    let (response, send) = handle.send_request(request, false).map_err(http2)?;
+    // The stream alone keeps the tunnel from now on.
+    drop(handle);
+    let response = response.await.map_err(http2)?;
+    match response.status() {
+        StatusCode::OK => Ok(Opened {
+            baggage: baggage(response.headers()),
+            stream: Stream::new(send, response.into_body(), Some(lease)),
+        }),
+        status => Err(OpenError::Refused { status }),
+    }
+}
+
+/// Whether the peer says, or HTTP/2 implies, that it has not acted upon a request (RFC 9113, 8.7).
+///
+/// A tunnel that breaks before the answer counts as well: not one byte of the application's has been sent.
+fn unprocessed(error: &h2::Error) -> bool {
+    error.is_go_away() || error.is_io() || error.reason() == Some(Reason::REFUSED_STREAM)
+}
+
+/// One stream's place on a tunnel, given back when dropped.
+pub(super) struct Lease {
+    pool: Arc<Inner>,
+    key: Key,
+    id: TunnelId,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.pool.tunnels().release(&self.key, self.id, now);
+    }
+}
+
+impl Inner {
+    fn tunnels(&self) -> MutexGuard<'_, Tunnels<Handle, Outcome>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a tunnel, from the dial to the end of its last stream.
+    async fn tunnel(
+        self: Arc<Self>,
+        key: Key,
+        settle: watch::Sender<Option<Result<(), OpenError>>>,
+    ) {
+        let established = tokio::select! {
+            established = Box::pin(self.establish(&key)) => established,
+            () = self.abort.cancelled() => Err(OpenError::Draining),
+        };
+        match established {
+            Ok((handle, connection)) => {
+                let id = self.tunnels().dialled(&key, handle, Instant::now());
+                settle.send_replace(Some(Ok(())));
+                tracing::debug!(source = %key.source(), destination = %key.destination(), "tunnel open");
+                let end = self.drive(&key, id, connection).await;
+                self.tunnels().retire(&key, id);
+                tracing::debug!(source = %key.source(), destination = %key.destination(), ?end, "tunnel closed");
+            }
+            Err(error) => {
+                self.tunnels().dial_failed(&key);
+                settle.send_replace(Some(Err(error)));
+            }
+        }
+    }
+
+    /// A tunnel whose peer has accepted our certificate and sent its SETTINGS.
+    async fn establish(&self, key: &Key) -> Result<(Handle, Http2), OpenError> {
+        let destination = key.destination();
+        let mut stage = Stage::Certificate;
+        let steps = async {
+            let certificate = self
+                .certificates
+                .certificate(key.source())
+                .await
+                .map_err(OpenError::Certificate)?;
+            stage = Stage::Connect;
+            let tcp = self.dial.dial(key.address(), destination).await;
+            let tcp = tcp
+                .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
+                .map_err(|source| OpenError::Dial {
+                    destination,
+                    source: Arc::new(source),
+                })?;
+            stage = Stage::Tls;
+            // The name is not sent (an address never is), nor verified: identities are.
+            let name = ServerName::IpAddress(destination.ip().into());
+            let tls = TlsConnector::from(certificate.client_config(key.expected()))
+                .connect(name, tcp)
+                .await
+                .map_err(|error| OpenError::from_tls(destination, error))?;
+            stage = Stage::Http2;
+            let http2 = |error| OpenError::from_http2(destination, error);
+            let (handle, mut connection) =
+                self.limits.client().handshake(tls).await.map_err(http2)?;
+            settings(destination, &mut connection).await?;
+            Ok((handle, connection))
+        };
+        timeout(self.limits.handshake, steps)
+            .await
+            .unwrap_or(Err(OpenError::Timeout { destination, stage }))
+    }
+
+    /// Keeps a tunnel going until it has closed, broken, or fallen silent.
+    async fn drive(&self, key: &Key, id: TunnelId, mut connection: Http2) -> End {
+        let keepalive = self.limits.keepalive(connection.ping_pong());
+        let mut keepalive = pin!(keepalive);
+        let mut idle = interval((self.limits.idle / IDLE_CHECKS).max(MIN_CHECK));
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                ended = &mut connection => return ended.map_or_else(End::Failed, |()| End::Closed),
+                () = &mut keepalive => return End::Silent,
+                () = self.abort.cancelled() => return End::Aborted,
+                () = self.shutdown.cancelled(), if !draining => {
+                    draining = true;
+                    self.tunnels().retire(key, id);
+                }
+                _ = idle.tick() => {
+                    self.tunnels().retire_idle(key, id, Instant::now(), self.limits.idle);
+                }
+            }
+        }
+    }
+}
+
+/// How a tunnel ended, for the log.
+#[derive(Debug)]
+enum End {
+    /// Idle or drained, or closed by the peer.
+    Closed,
+    /// The connection broke, or a side violated HTTP/2.
+    Failed(#[expect(dead_code, reason = "read by Debug alone")] h2::Error),
+    /// A PING stayed unanswered.
+    Silent,
+    /// [`Pool::abort`].
+    Aborted,
+}
+
+/// Polls until the peer's SETTINGS have arrived, which is when streams are allowed.
+async fn settings(destination: SocketAddr, connection: &mut Http2) -> Result<(), OpenError> {
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) => {
+            let closed = io::ErrorKind::UnexpectedEof.into();
+            Poll::Ready(Err(OpenError::from_tls(destination, closed)))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(OpenError::from_http2(destination, error))),
+        Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// How often a request is sent in all, if the peer never acts upon it.
+const ATTEMPTS: usize = 3;
+/// How many times within the idle time a tunnel is looked at.
+const IDLE_CHECKS: u32 = 10;
+/// And no more often than this.
+const MIN_CHECK: Duration = Duration::from_millis(10);

@@ -1,0 +1,343 @@
+//! CORE: the head of a CONNECT: its authority, its headers, and what a refusal's status means.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+
+use super::headers::{Baggage, Forwarded, Traceparent};
+use crate::model::Identity;
+
+/// Where a CONNECT wants to go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Authority {
+    /// `10.1.2.3:80` or `[2001:db8::1]:80`.
+    Address(SocketAddr),
+    /// `<host name>:<port>`; the name in lower case, of letters, digits, `-`, `_` and dots.
+    Host {
+        /// The name, usually a service's.
+        name: String,
+        /// The service's port.
+        port: u16,
+    },
+}
+
+/// What is wrong with an authority; the peer's fault, answered with 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// There is no `:port`.
+    #[error("authority {0:?} has no port: expected <ip or host>:<port>")]
+    NoPort(String),
+    /// The port is no number from 1 to 65535.
+    #[error("authority {0:?} has a port that is not 1 to 65535")]
+    Port(String),
+    /// The brackets do not hold an IPv6 address.
+    #[error("authority {0:?} has no IPv6 address between its brackets")]
+    Brackets(String),
+    /// The host is neither an IPv4 address nor a host name.
+    #[error("authority {0:?} has a host that is neither an address nor a host name")]
+    Host(String),
+}
+
+impl FromStr for Authority {
+    type Err = AuthorityError;
+
+    fn from_str(text: &str) -> Result<Self, AuthorityError> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.ends_with(']'))
+            .ok_or_else(|| AuthorityError::NoPort(text.to_owned()))?;
+        let port = Some(port)
+            .filter(|port| port.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|port| port.parse::<u16>().ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| AuthorityError::Port(text.to_owned()))?;
+        if let Some(inner) = host.strip_prefix('[') {
+            return inner
+                .strip_suffix(']')
+                .and_then(|inner| inner.parse().ok())
+                .map(|ip| Self::Address(SocketAddr::new(IpAddr::V6(ip), port)))
+                .ok_or_else(|| AuthorityError::Brackets(text.to_owned()));
+        }
+        if let Ok(ip) = host.parse() {
+            return Ok(Self::Address(SocketAddr::new(IpAddr::V4(ip), port)));
+        }
+        if is_host_name(host) {
+            let name = host.to_ascii_lowercase();
+            return Ok(Self::Host { name, port });
+        }
+        Err(AuthorityError::Host(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Authority {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// RFC 1123 names with underscores, as DNS has them in practice; a name of digits alone is a broken address.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= 253 && host.split('.').all(label) && host.bytes().any(|b| b.is_ascii_alphabetic())
+}
+
+/// What a client asks of a server.
+#[derive(Clone, Debug)]
+pub struct ConnectHead {
+    /// Where to.
+    pub authority: Authority,
+    /// Who asks, as the asking side tells it.
+    pub baggage: Option<Baggage>,
+    /// The client's own address, as the asking side tells it.
+    pub forwarded: Option<Forwarded>,
+    /// The trace the connection belongs to.
+    pub traceparent: Option<Traceparent>,
+    /// The network the connection comes from; only in the inner CONNECT of a tunnel through a gateway.
+    pub origin_network: Option<String>,
+}
+
+impl ConnectHead {
+    /// A bare request for `authority`.
+    pub fn new(authority: impl Into<Authority>) -> Self {
+        Self {
+            authority: authority.into(),
+            baggage: None,
+            forwarded: None,
+            traceparent: None,
+            origin_network: None,
+        }
+    }
+
+    /// The plain CONNECT of the contract: method, authority and headers, no scheme and no path.
+    ///
+    /// # Errors
+    /// A host name or header text that HTTP cannot carry.
+    pub fn to_http(&self) -> Result<Request<()>, http::Error> {
+        let uri: Uri = self.authority.to_string().try_into()?;
+        let mut request = Request::builder().method(Method::CONNECT).uri(uri);
+        let headers = [
+            (BAGGAGE, self.baggage.as_ref().map(ToString::to_string)),
+            (FORWARDED, self.forwarded.as_ref().map(ToString::to_string)),
+            (
+                TRACEPARENT,
+                self.traceparent.as_ref().map(ToString::to_string),
+            ),
+            (FORWARDED_NETWORK, self.origin_network.clone()),
+        ];
+        for (name, value) in headers {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                request = request.header(name, HeaderValue::try_from(value)?);
+            }
+        }
+        request.body(())
+    }
+
+    /// Reads a request; headers that are absent or malformed are `None`.
+    ///
+    /// # Errors
+    /// [`Refusal::Method`] for anything but a plain CONNECT, [`Refusal::Authority`] for one that leads nowhere.
+    pub fn from_http<B>(request: &Request<B>) -> Result<Self, Refusal> {
+        if request.method() != Method::CONNECT || request.uri().path_and_query().is_some() {
+            return Err(Refusal::Method);
+        }
+        let authority = request.uri().authority().map_or("", |a| a.as_str());
+        let authority = authority.parse().map_err(Refusal::Authority)?;
+        let headers = request.headers();
+        Ok(Self {
+            authority,
+            baggage: baggage(headers),
+            forwarded: single(headers, &FORWARDED).and_then(|text| text.parse().ok()),
+            traceparent: single(headers, &TRACEPARENT).and_then(|text| text.parse().ok()),
+            origin_network: single(headers, &FORWARDED_NETWORK).map(ToOwned::to_owned),
+        })
+    }
+}
+
+/// A CONNECT that arrived, with everything known about where from.
+#[derive(Clone, Debug)]
+pub struct ConnectRequest {
+    /// What the client asks, in its own words.
+    pub head: ConnectHead,
+    /// Who the client is: proved by its certificate.
+    pub peer: Identity,
+    /// The address of ours the tunnel was opened to: a pod's, port 15008.
+    pub local: SocketAddr,
+    /// The address the tunnel came from: the client's own, or that of a waypoint or gateway before us.
+    pub remote: SocketAddr,
+}
+
+/// Why a CONNECT is refused. The peer learns the status alone; the text is for our log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 400: not a CONNECT, or an extended one.
+    #[error("only plain CONNECT is served here")]
+    Method,
+    /// 400: the authority cannot be read.
+    #[error(transparent)]
+    Authority(AuthorityError),
+    /// 400: the authority is an address other than the one connected to.
+    #[error("the authority is not the address of this tunnel")]
+    AddressMismatch,
+    /// 401: policy says no.
+    #[error("denied by policy")]
+    Denied,
+    /// 503: no such workload, service or port, or the application did not accept.
+    #[error("the destination cannot be reached")]
+    Unreachable,
+}
+
+impl Refusal {
+    /// The status that goes out.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Method | Self::Authority(_) | Self::AddressMismatch => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::UNAUTHORIZED,
+            Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The response that opens a stream, with the destination's own baggage if it is told.
+pub(super) fn accepted(of: Option<&Baggage>) -> Response<()> {
+    let mut response = Response::new(());
+    let value = of.and_then(|baggage| HeaderValue::try_from(baggage.to_string()).ok());
+    if let Some(value) = value.filter(|value| !value.is_empty()) {
+        response.headers_mut().insert(BAGGAGE, value);
+    }
+    response
+}
+
+/// The response that refuses one.
+pub(super) fn refused(refusal: &Refusal) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = refusal.status();
+    response
+}
+
+/// All baggage lines as one; none if there is no line.
+pub(super) fn baggage(headers: &HeaderMap) -> Option<Baggage> {
+    let lines: Vec<_> = headers
+        .get_all(&BAGGAGE)
+        .into_iter()
+        .filter_map(|line| line.to_str().ok())
+        .collect();
+    (!lines.is_empty()).then(|| Baggage::parse(&lines.join(",")))
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const FORWARDED: HeaderName = http::header::FORWARDED;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        let check = |text: &str| {
+            let parsed: Authority = text.parse().unwrap();
+            assert_eq!(parsed.to_string(), text);
+            parsed
+        };
+        assert!(matches!(check("10.71.2.12:7000"), Authority::Address(a) if a.port() == 7000));
+        assert!(matches!(check("[2001:db8::1]:1"), Authority::Address(a) if a.is_ipv6()));
+        assert!(matches!(
+            check("web.default.svc.cluster.local:80"),
+            Authority::Host { .. }
+        ));
+        assert!(matches!(check("_a-b:65535"), Authority::Host { .. }));
+        let upper: Authority = "Web:80".parse().unwrap();
+        assert_eq!(upper.to_string(), "web:80");
+    }
+
+    #[test]
+    fn broken_authorities() {
+        let long = format!("{}:1", "a".repeat(64));
+        for (text, expect) in [
+            ("", AuthorityError::NoPort as fn(String) -> AuthorityError),
+            ("10.1.2.3", AuthorityError::NoPort),
+            ("[::1]", AuthorityError::NoPort),
+            ("a:", AuthorityError::Port),
+            ("a:0", AuthorityError::Port),
+            ("a:65536", AuthorityError::Port),
+            ("a:+1", AuthorityError::Port),
+            ("[::1:80", AuthorityError::Brackets),
+            ("[10.1.2.3]:80", AuthorityError::Brackets),
+            ("[fe80::1%eth0]:80", AuthorityError::Brackets),
+            ("::1:80", AuthorityError::Host),
+            ("user@host:80", AuthorityError::Host),
+            ("10.1.2:80", AuthorityError::Host),
+            ("a..b:80", AuthorityError::Host),
+            ("a b:80", AuthorityError::Host),
+            (":80", AuthorityError::Host),
+            (long.as_str(), AuthorityError::Host),
+        ] {
+            assert_eq!(text.parse::<Authority>(), Err(expect(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn requests_there_and_back() {
+        let mut head = ConnectHead::new("10.71.2.12:7000".parse::<SocketAddr>().unwrap());
+        head.baggage = Some(Baggage::parse("k8s.pod.name=a"));
+        head.forwarded = "for=\"10.71.1.2:39994\"".parse().ok();
+        let request = head.to_http().unwrap();
+        assert_eq!(request.uri().to_string(), "10.71.2.12:7000");
+        assert_eq!(request.headers()["baggage"], "k8s.pod.name=a");
+        assert_eq!(request.headers()["forwarded"], "for=\"10.71.1.2:39994\"");
+        assert_eq!(request.headers().len(), 2);
+        let parsed = ConnectHead::from_http(&request).unwrap();
+        assert_eq!(parsed.baggage, head.baggage);
+        assert_eq!(parsed.forwarded, head.forwarded);
+    }
+
+    #[test]
+    fn only_connect_with_an_authority() {
+        let request =
+            |method: Method, uri: &str| Request::builder().method(method).uri(uri).body(());
+        let get = request(Method::GET, "http://10.0.0.1:80/").unwrap();
+        assert_eq!(ConnectHead::from_http(&get).unwrap_err(), Refusal::Method);
+        let bad = ConnectHead::from_http(&request(Method::CONNECT, "host").unwrap()).unwrap_err();
+        assert_eq!(
+            bad,
+            Refusal::Authority(AuthorityError::NoPort("host".into()))
+        );
+        assert_eq!(bad.status(), 400);
+    }
+
+    #[test]
+    fn several_baggage_lines_are_one_list() {
+        let mut request = ConnectHead::new("10.0.0.1:1".parse::<SocketAddr>().unwrap())
+            .to_http()
+            .unwrap();
+        for line in ["service.name=a", "cloud.region=r"] {
+            request
+                .headers_mut()
+                .append("baggage", HeaderValue::from_static(line));
+        }
+        let baggage = ConnectHead::from_http(&request).unwrap().baggage.unwrap();
+        assert_eq!(baggage.to_string(), "service.name=a,cloud.region=r");
+    }
+}

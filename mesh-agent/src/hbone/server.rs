@@ -1,0 +1,216 @@
+//! The server's end: one tunnel from a peer, and the streams in it.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{accepted, refused};
+use super::{
+    Baggage, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage, Stream,
+    Transfer, copy,
+};
+use crate::model::Identity;
+use crate::pki::{Certificate, peer_identity};
+
+/// Decides on streams and connects them.
+pub trait Accept: Send + Sync + 'static {
+    /// What is kept for a stream while it is open. Dropped without [`finished`](Self::finished) when the tunnel is
+    /// aborted.
+    type Connection: Send + 'static;
+
+    /// Judges a request and connects to the application. 200 goes out only after this has returned `Ok`.
+    ///
+    /// Dropped when the client gives up first.
+    fn connect(
+        &self,
+        request: &ConnectRequest,
+    ) -> impl Future<Output = Result<Upstream<Self::Connection>, Refusal>> + Send;
+
+    /// A stream that was accepted has ended.
+    fn finished(&self, request: ConnectRequest, connection: Self::Connection, transfer: Transfer);
+}
+
+/// An application that has accepted.
+pub struct Upstream<C> {
+    /// The connection to the application.
+    pub tcp: TcpStream,
+    /// What the client is told about the destination.
+    pub baggage: Option<Baggage>,
+    /// Counts the bytes; keep a clone to read them while the stream is open.
+    pub progress: Arc<Progress>,
+    /// Cancelled when the stream is no longer allowed.
+    pub revoked: CancellationToken,
+    /// Comes back in [`Accept::finished`].
+    pub connection: C,
+}
+
+/// Serves one tunnel until it has closed: the peer did so, it broke, or `shutdown` was cancelled and its last stream
+/// has ended.
+///
+/// Dropping the future resets what is still open.
+pub async fn serve<A: Accept>(
+    tcp: TcpStream,
+    certificate: &Certificate,
+    handler: Arc<A>,
+    limits: &Limits,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let ends = Ends {
+        local: canonical(tcp.local_addr().map_err(ServeError::Socket)?),
+        remote: canonical(tcp.peer_addr().map_err(ServeError::Socket)?),
+    };
+    tcp.set_nodelay(true).map_err(ServeError::Socket)?;
+    let (peer, connection) = Box::pin(handshake(tcp, certificate, limits)).await?;
+    Tunnel {
+        ends,
+        peer,
+        handler,
+        streams: JoinSet::new(),
+    }
+    .run(connection, limits, shutdown)
+    .await
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+/// IPv4 as such, also on a socket that takes both families.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+
+/// TLS and HTTP/2, with one deadline for both.
+async fn handshake(
+    tcp: TcpStream,
+    certificate: &Certificate,
+    limits: &Limits,
+) -> Result<(Identity, Http2), ServeError> {
+    let mut stage = Stage::Tls;
+    let steps = async {
+        let tls = TlsAcceptor::from(certificate.server_config())
+            .accept(tcp)
+            .await
+            .map_err(ServeError::Tls)?;
+        let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
+        stage = Stage::Http2;
+        let connection = limits.server().handshake(tls).await;
+        Ok((peer, connection.map_err(ServeError::Http2)?))
+    };
+    timeout(limits.handshake, steps)
+        .await
+        .unwrap_or(Err(ServeError::Timeout(stage)))
+}
+
+struct Tunnel<A> {
+    ends: Ends,
+    peer: Identity,
+    handler: Arc<A>,
+    streams: JoinSet<()>,
+}
+
+impl<A: Accept> Tunnel<A> {
+    async fn run(
+        mut self,
+        mut connection: Http2,
+        limits: &Limits,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let keepalive = limits.keepalive(connection.ping_pong());
+        let mut keepalive = pin!(keepalive);
+        let mut draining = false;
+        let outcome = loop {
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.accept(request, respond),
+                    Some(Err(error)) => break Err(ServeError::Http2(error)),
+                    None => break Ok(()),
+                },
+                Some(ended) = self.streams.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a stream's task panicked");
+                    }
+                }
+                () = shutdown.cancelled(), if !draining => {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                () = &mut keepalive => break Err(ServeError::Unresponsive),
+            }
+        };
+        // Whatever still runs now fails on its own, and gets to say so.
+        drop(connection);
+        while self.streams.join_next().await.is_some() {}
+        outcome
+    }
+
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        match ConnectHead::from_http(&request) {
+            Ok(head) => {
+                let body = request.into_body();
+                let request = ConnectRequest {
+                    head,
+                    peer: self.peer.clone(),
+                    local: self.ends.local,
+                    remote: self.ends.remote,
+                };
+                let handler = self.handler.clone();
+                self.streams.spawn(stream(handler, request, body, respond));
+            }
+            Err(refusal) => {
+                tracing::debug!(peer = %self.peer, remote = %self.ends.remote, %refusal, "request refused");
+                refuse(&mut respond, &refusal);
+            }
+        }
+    }
+}
+
+/// One stream, from its request to the end of its bytes.
+async fn stream<A: Accept>(
+    handler: Arc<A>,
+    request: ConnectRequest,
+    body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
+    let connected = tokio::select! {
+        biased;
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        connected = handler.connect(&request) => connected,
+    };
+    let upstream = match connected {
+        Ok(upstream) => upstream,
+        Err(refusal) => return refuse(&mut respond, &refusal),
+    };
+    let response = accepted(upstream.baggage.as_ref());
+    let transfer = match respond.send_response(response, false) {
+        Ok(send) => {
+            let stream = Stream::new(send, body, None);
+            copy(upstream.tcp, stream, &upstream.progress, &upstream.revoked).await
+        }
+        Err(error) => Transfer::failed(error),
+    };
+    handler.finished(request, upstream.connection, transfer);
+}
+
+/// Answers with a status and the end of the stream; a client that has left meanwhile needs no answer.
+fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) {
+    if respond.send_response(refused(refusal), true).is_err() {
+        respond.send_reset(Reason::CANCEL);
+    }
+}

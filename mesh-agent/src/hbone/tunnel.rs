@@ -1,0 +1,91 @@
+//! What both ends of a tunnel share: its limits, and finding out that the peer is gone.
+
+use std::future::pending;
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::time::{sleep, timeout};
+
+/// The knobs of tunnels. The defaults are the contract's; tests shorten the times.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long certificate, TCP, TLS and HTTP/2 handshakes may take, together as a client, TLS and HTTP/2 as a server.
+    pub handshake: Duration,
+    /// How often a PING goes out.
+    pub ping_interval: Duration,
+    /// How long its answer may take before the tunnel is dropped.
+    pub ping_timeout: Duration,
+    /// How long a client's tunnel is kept without streams.
+    pub idle: Duration,
+    /// How many streams a client puts on one tunnel, if the peer allows as many.
+    pub streams_per_tunnel: usize,
+    /// How many streams a server allows on one tunnel.
+    pub max_concurrent_streams: u32,
+    /// How many bytes of one stream wait in memory for the tunnel; what a slow tunnel costs.
+    pub send_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            idle: Duration::from_secs(5 * 60),
+            streams_per_tunnel: 100,
+            max_concurrent_streams: 200,
+            send_buffer: 512 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// HTTP/2 as a client. No stream may be opened before the peer's SETTINGS, so that they are never exceeded.
+    pub(super) fn client(&self) -> h2::client::Builder {
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_header_list_size(CLIENT_HEADER_LIST)
+            .max_send_buffer_size(self.send_buffer)
+            .initial_max_send_streams(0)
+            .enable_push(false);
+        builder
+    }
+
+    /// HTTP/2 as a server.
+    pub(super) fn server(&self) -> h2::server::Builder {
+        let mut builder = h2::server::Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_header_list_size(SERVER_HEADER_LIST)
+            .max_send_buffer_size(self.send_buffer)
+            .max_concurrent_streams(self.max_concurrent_streams);
+        builder
+    }
+
+    /// Sends PINGs and returns when one stays unanswered, or the tunnel is closed; never without `pings`.
+    ///
+    /// The connection has to be polled meanwhile.
+    pub(super) async fn keepalive(&self, pings: Option<PingPong>) {
+        let Some(mut pings) = pings else {
+            return pending().await;
+        };
+        loop {
+            sleep(self.ping_interval).await;
+            match timeout(self.ping_timeout, pings.ping(Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const MAX_FRAME: u32 = 1 << 20;
+const CLIENT_HEADER_LIST: u32 = 16 << 10;
+const SERVER_HEADER_LIST: u32 = 64 << 10;
