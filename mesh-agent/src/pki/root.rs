@@ -238,15 +238,15 @@ fn new_root(trust_domain: &str) -> Result<(String, String), rcgen::Error> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // Roots of different keys have different names, so that a foreign one is seen as such.
-    let [a, b, c, d, ..] = params.key_identifier(&key)[..] else {
-        return Err(rcgen::Error::KeyGenerationUnavailable);
-    };
-    let name = format!("Mesh CNI root {a:02x}{b:02x}{c:02x}{d:02x}");
+    let id = params.key_identifier(&key);
+    let id: String = id.iter().take(4).map(|b| format!("{b:02x}")).collect();
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::OrganizationName, trust_domain);
-    params.distinguished_name.push(DnType::CommonName, name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("Mesh CNI root {id}"));
     let cert = params.self_signed(&key)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
