@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::baggage;
 use super::pool::{Claim, Key, TunnelId, Tunnels};
+use super::tunnel::Paced;
 use super::{Baggage, ConnectHead, Limits, OpenError, Stage, Stream};
 use crate::pki::Certificates;
 
@@ -52,7 +53,7 @@ struct Inner {
 }
 
 type Handle = SendRequest<Bytes>;
-type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
 /// What a dial came to, once it has come to something.
 type Outcome = watch::Receiver<Option<Result<(), OpenError>>>;
 
@@ -289,8 +290,12 @@ impl Inner {
                 .map_err(|error| OpenError::from_tls(destination, error))?;
             stage = Stage::Http2;
             let http2 = |error| OpenError::from_http2(destination, error);
-            let (handle, mut connection) =
-                self.limits.client().handshake(tls).await.map_err(http2)?;
+            let (handle, mut connection) = self
+                .limits
+                .client()
+                .handshake(Paced::new(tls))
+                .await
+                .map_err(http2)?;
             settings(destination, &mut connection).await?;
             Ok((handle, connection))
         };

@@ -36,6 +36,28 @@ impl Stream {
     }
 }
 
+#[cfg(test)]
+impl Stream {
+    /// Sends one DATA frame of just these bytes, within the window.
+    pub(super) async fn send_frame(&mut self, bytes: Bytes) {
+        while self.send.capacity() < bytes.len() {
+            self.send.reserve_capacity(bytes.len());
+            if self.send.capacity() < bytes.len() {
+                poll_fn(|cx| self.send.poll_capacity(cx))
+                    .await
+                    .expect("open")
+                    .expect("open");
+            }
+        }
+        self.send.send_data(bytes, false).expect("open");
+    }
+
+    /// Ends the sending direction.
+    pub(super) fn finish(&mut self) {
+        self.send.send_data(Bytes::new(), true).expect("open");
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.ended {

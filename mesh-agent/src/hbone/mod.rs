@@ -13,6 +13,9 @@ mod pool;
 mod server;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::{Dial, Dialing, Opened, Pool};
 pub use connect::{Authority, AuthorityError, ConnectHead, ConnectRequest, Refusal};
 pub use copy::{Broken, Progress, Stream, Transfer, copy};

@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{accepted, refused};
+use super::tunnel::Paced;
 use super::{
     Baggage, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage, Stream,
     Transfer, copy,
@@ -94,7 +95,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
 
 /// TLS and HTTP/2, with one deadline for both.
 async fn handshake(
@@ -110,7 +111,7 @@ async fn handshake(
             .map_err(ServeError::Tls)?;
         let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
         stage = Stage::Http2;
-        let connection = limits.server().handshake(tls).await;
+        let connection = limits.server().handshake(Paced::new(tls)).await;
         Ok((peer, connection.map_err(ServeError::Http2)?))
     };
     timeout(limits.handshake, steps)
@@ -139,6 +140,8 @@ impl<A: Accept> Tunnel<A> {
             tokio::select! {
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
+                    // Without streams, a peer that just leaves does no harm.
+                    Some(Err(error)) if error.is_io() && self.is_idle() => break Ok(()),
                     Some(Err(error)) => break Err(ServeError::Http2(error)),
                     None => break Ok(()),
                 },
@@ -158,6 +161,11 @@ impl<A: Accept> Tunnel<A> {
         drop(connection);
         while self.streams.join_next().await.is_some() {}
         outcome
+    }
+
+    fn is_idle(&mut self) -> bool {
+        while self.streams.try_join_next().is_some() {}
+        self.streams.is_empty()
     }
 
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {

@@ -237,13 +237,16 @@ fn new_root(trust_domain: &str) -> Result<(String, String), rcgen::Error> {
     params.not_after = (now + ROOT_LIFETIME).into();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Roots of different keys have different names, so that a foreign one is seen as such.
+    let id = params.key_identifier(&key);
+    let id: String = id.iter().take(4).map(|b| format!("{b:02x}")).collect();
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::OrganizationName, trust_domain);
     params
         .distinguished_name
-        .push(DnType::CommonName, "Mesh CNI root");
+        .push(DnType::CommonName, format!("Mesh CNI root {id}"));
     let cert = params.self_signed(&key)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
