@@ -98,7 +98,8 @@ impl Store {
         let path = self.path(&record.attachment)?;
         record.sequence = self.last_sequence + 1;
         let temporary = self.directory.join(TEMPORARY);
-        let text = serde_json::to_vec(&record).expect("a record is plain data with string keys");
+        let text = serde_json::to_vec(&record).map_err(io::Error::from);
+        let text = text.map_err(failed("encode", &path))?;
         fs::write(&temporary, text).map_err(failed("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(failed("write", &path))?;
         self.last_sequence = record.sequence;

@@ -222,12 +222,11 @@ fn try_decide(
     }
     let destination = outbound.destination;
     let service = snapshot.service_by_addr(destination.ip());
-    let (address, workload) = match service {
-        Some(service) => choose(snapshot, service, destination, pick)?,
-        None => {
-            let workload = snapshot.workload_by_addr(destination.ip());
-            (destination, workload.map(|it| &**it))
-        }
+    let (address, workload) = if let Some(service) = service {
+        choose(snapshot, service, destination, pick)?
+    } else {
+        let workload = snapshot.workload_by_addr(destination.ip());
+        (destination, workload.map(|it| &**it))
     };
     if RESERVED_PORTS.contains(&address.port()) {
         return Err(Refusal::ReservedPort(address.port()));

@@ -1,0 +1,255 @@
+//! Files of objects, as `kubectl` reads and writes them: several YAML or JSON documents, lists among them.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Invalid, convert, crd};
+use crate::model::Object;
+
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Its objects, in order.
+    pub objects: Vec<Object>,
+    /// Kinds that the agent has no use for, as `apiVersion kind`, in order.
+    pub ignored: Vec<String>,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// YAML documents, separated by `---`.
+    Yaml,
+    /// JSON documents, one after the other.
+    Json,
+}
+
+/// Why a file cannot be used; documents are counted from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A document is not YAML.
+    #[error("document {document} is not valid YAML")]
+    Yaml {
+        /// Which one.
+        document: usize,
+        /// What is wrong, with line and column.
+        #[source]
+        source: serde_yaml_ng::Error,
+    },
+    /// A document is not JSON.
+    #[error("document {document} is not valid JSON")]
+    Json {
+        /// Which one.
+        document: usize,
+        /// What is wrong, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An object does not tell its kind.
+    #[error("document {document} has no {field}; write what kind of object it is")]
+    NoKind {
+        /// Which document.
+        document: usize,
+        /// Path of the missing field.
+        field: String,
+    },
+    /// A field has the wrong type, or a value that its type does not have.
+    #[error("document {document}, {kind}, field {field} cannot be read")]
+    Shape {
+        /// Which document.
+        document: usize,
+        /// The object's kind.
+        kind: String,
+        /// Path of the field in the document.
+        field: String,
+        /// What was found, and what should be there.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A field has the right type and a value that means nothing.
+    #[error("document {document}, {kind}, field {} cannot be used", source.field)]
+    Value {
+        /// Which document.
+        document: usize,
+        /// The object's kind.
+        kind: String,
+        /// Which field of the document, and what to write instead.
+        #[source]
+        source: Invalid,
+    },
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn read(text: &str, syntax: Syntax) -> Result<Contents, Error> {
+    let mut contents = Contents::default();
+    for (index, value) in values(text, syntax)?.into_iter().enumerate() {
+        let document = index + 1;
+        contents.add(
+            Item {
+                document,
+                path: String::new(),
+                value,
+            },
+            None,
+        )?;
+    }
+    Ok(contents)
+}
+
+fn values(text: &str, syntax: Syntax) -> Result<Vec<Value>, Error> {
+    let mut values = Vec::new();
+    match syntax {
+        Syntax::Yaml => {
+            for (index, it) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+                let document = index + 1;
+                let value = Value::deserialize(it);
+                values.push(value.map_err(|source| Error::Yaml { document, source })?);
+            }
+        }
+        Syntax::Json => {
+            for (index, it) in serde_json::Deserializer::from_str(text)
+                .into_iter()
+                .enumerate()
+            {
+                let document = index + 1;
+                values.push(it.map_err(|source| Error::Json { document, source })?);
+            }
+        }
+    }
+    Ok(values)
+}
+
+impl Contents {
+    /// Adds an object, or the items of a list; those of a typed list may leave out their kind.
+    fn add(&mut self, item: Item, of_list: Option<(&str, &str)>) -> Result<(), Error> {
+        if item.value.is_null() {
+            return Ok(());
+        }
+        let text = |field: &str| item.value.get(field).and_then(Value::as_str);
+        let (of_version, of_kind) = of_list.unzip();
+        let version = text("apiVersion").or(of_version).map(str::to_owned);
+        let kind = text("kind").or(of_kind).map(str::to_owned);
+        let (Some(version), Some(kind)) = (&version, &kind) else {
+            let missing = version.map_or("apiVersion", |_| "kind");
+            return Err(Error::NoKind {
+                document: item.document,
+                field: item.path + missing,
+            });
+        };
+        match kind.strip_suffix("List") {
+            Some(of) => self.add_list(item, version, of),
+            None => self.add_object(item, version, kind),
+        }
+    }
+
+    fn add_list(&mut self, item: Item, version: &str, kind: &str) -> Result<(), Error> {
+        let Item {
+            document,
+            path,
+            mut value,
+        } = item;
+        let items = value.get_mut("items").and_then(Value::as_array_mut);
+        for (index, value) in items.into_iter().flatten().enumerate() {
+            let path = format!("{path}items[{index}].");
+            let value = value.take();
+            let of_list = (!kind.is_empty()).then_some((version, kind));
+            self.add(
+                Item {
+                    document,
+                    path,
+                    value,
+                },
+                of_list,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, item: Item, version: &str, kind: &str) -> Result<(), Error> {
+        let object = match (version, kind) {
+            ("v1", "Namespace") => {
+                let it = item.convert::<core::Namespace, _>(kind, convert::namespace)?;
+                Object::Namespace(Arc::new(it))
+            }
+            ("v1", "Node") => Object::Node(Arc::new(
+                item.convert::<core::Node, _>(kind, convert::node)?,
+            )),
+            ("v1", "Pod") => {
+                Object::Pod(Arc::new(item.convert::<core::Pod, _>(kind, convert::pod)?))
+            }
+            ("v1", "Service") => {
+                let it = item.convert::<core::Service, _>(kind, convert::service)?;
+                Object::Service(Arc::new(it))
+            }
+            // A pod names its service account; the object adds nothing that is used here.
+            ("v1", "ServiceAccount") => return Ok(()),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                let convert = convert::endpoint_slice;
+                match item.convert::<discovery::EndpointSlice, _>(kind, convert)? {
+                    Some(it) => Object::EndpointSlice(Arc::new(it)),
+                    None => return Ok(()),
+                }
+            }
+            (version, "PeerAuthentication") if version.starts_with("security.istio.io/") => {
+                let convert = convert::peer_authentication;
+                let it = item.convert::<crd::PeerAuthentication, _>(kind, convert)?;
+                Object::PeerAuthentication(Arc::new(it))
+            }
+            _ => {
+                self.ignored.push(format!("{version} {kind}"));
+                return Ok(());
+            }
+        };
+        self.objects.push(object);
+        Ok(())
+    }
+}
+
+/// An object and where it stands.
+struct Item {
+    document: usize,
+    /// Path in the document with a dot behind it; empty outside of lists.
+    path: String,
+    value: Value,
+}
+
+impl Item {
+    fn convert<W: DeserializeOwned, T>(
+        self,
+        kind: &str,
+        convert: fn(W) -> Result<T, Invalid>,
+    ) -> Result<T, Error> {
+        let Self {
+            document,
+            path,
+            mut value,
+        } = self;
+        if let Some(fields) = value.as_object_mut() {
+            // Typed lists leave them out, k8s-openapi insists.
+            fields.remove("apiVersion");
+            fields.remove("kind");
+        }
+        let written: W = serde_path_to_error::deserialize(value).map_err(|error| Error::Shape {
+            document,
+            kind: kind.to_owned(),
+            field: format!("{path}{}", error.path()),
+            source: error.into_inner(),
+        })?;
+        convert(written).map_err(|mut source| {
+            source.field.insert_str(0, &path);
+            Error::Value {
+                document,
+                kind: kind.to_owned(),
+                source,
+            }
+        })
+    }
+}
