@@ -41,7 +41,8 @@ pub struct Record {
 /// Why a record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The attachment cannot name a file: the runtime sent a container id or interface name that the CNI specification forbids.
+    /// The attachment cannot name a file: the runtime sent a container id or interface name that the CNI specification
+    /// forbids.
     #[error("container id {:?} or interface name {:?} is not a file name", .0.container, .0.ifname)]
     Name(Attachment),
     /// The file system refused.
