@@ -12,7 +12,7 @@ mod key;
 mod object;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod workload;
 
 pub use event::{Attached, Change, Event, Object, Reference};
