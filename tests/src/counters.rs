@@ -26,7 +26,7 @@ impl Counters {
         let mut counters = BTreeMap::new();
         for hook in Hook::ALL {
             for outcome in Outcome::ALL {
-                let packets: u64 = map.get(&counter(*hook, *outcome), 0)?.iter().sum();
+                let packets: u64 = map.get(&counter(*hook, *outcome as u32), 0)?.iter().sum();
                 if packets != 0 {
                     counters.insert((*hook, *outcome), packets);
                 }

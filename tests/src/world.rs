@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_common::addr::Addr;
+use mesh_common::addr::{Addr, Port};
 use mesh_common::maps::{Flow, FlowKey, Pod, Workload, flags};
-use mesh_common::packet::parse;
+use mesh_common::packet::Packet;
 use mesh_common::steer::{self, Origin, Steer, World};
 use mesh_common::verdict::Hook;
 
@@ -129,8 +129,8 @@ pub fn flow(pod: SocketAddr, peer: SocketAddr) -> FlowKey {
     FlowKey {
         pod: pod.ip().into(),
         peer: peer.ip().into(),
-        pod_port: pod.port().to_be_bytes(),
-        peer_port: peer.port().to_be_bytes(),
+        pod_port: Port::new(pod.port()),
+        peer_port: Port::new(peer.port()),
     }
 }
 
@@ -183,13 +183,11 @@ impl Table {
         if pod.is_none() && hook != Hook::FromNet {
             return Decision::UnknownPod;
         }
-        let Some(frame) = parse(frame) else {
-            return Decision::Malformed;
-        };
+        let packet = Packet::parse(frame);
         Decision::Steer(match (hook, pod) {
-            (Hook::FromPod, Some(pod)) => steer::from_pod(self, pod, &frame),
-            (Hook::ToPod, Some(pod)) => steer::to_pod(self, pod, &frame, origin),
-            _ => steer::from_net(self, &frame),
+            (Hook::FromPod, Some(pod)) => steer::from_pod(self, pod, &packet),
+            (Hook::ToPod, Some(pod)) => steer::to_pod(self, pod, &packet, origin),
+            _ => steer::from_net(self, &packet),
         })
     }
 }
@@ -213,8 +211,6 @@ impl World for Table {
 pub enum Decision {
     /// No pod is known at the interface.
     UnknownPod,
-    /// The headers do not hold what they claim.
-    Malformed,
     /// The decision of `mesh_common::steer`.
     Steer(Steer),
 }

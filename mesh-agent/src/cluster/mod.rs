@@ -7,10 +7,7 @@ pub mod document;
 mod field;
 pub mod files;
 mod pod;
-<<<<<<< HEAD
-=======
 #[cfg(test)]
 mod tests;
->>>>>>> model
 
 pub use field::Invalid;

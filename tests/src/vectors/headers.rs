@@ -1,10 +1,10 @@
 //! Headers that are unusual, contradict themselves or end too early.
 
 use mesh_common::maps::Slot;
-use mesh_common::steer::{Origin, Steer};
+use mesh_common::steer::{Origin, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, Rows, SERVER};
+use super::rows::{CLIENT, MALFORMED, Rows, SERVER, drop, steer, to_agent};
 use crate::frames::{Frame, flag, protocol};
 use crate::world::Decision;
 use crate::world::Who::{Enrolled, Plain, Remote, Stranger};
@@ -31,28 +31,33 @@ impl Rows {
         self.segment((Enrolled, CLIENT), (Remote, SERVER), flag::SYN)
     }
 
-    fn captured(&self) -> Decision {
-        let flow = self.flow((Enrolled, CLIENT), (Remote, SERVER));
-        Decision::Steer(Steer::Capture(Slot::Outbound, flow))
+    fn captured() -> Decision {
+        Decision::Steer(to_agent(Verb::Capture, Slot::Outbound))
     }
 
     fn leaves(&mut self, name: &str, frame: Vec<u8>, expect: Decision) {
-        self.add(name, Hook::FromPod, Enrolled.ifindex(), frame, expect);
+        let flow = self.flow((Enrolled, CLIENT), (Remote, SERVER));
+        let vector = self.add(name, Hook::FromPod, Enrolled.ifindex(), frame, expect);
+        vector.flow = Some(flow);
     }
 
     fn cut(&mut self) {
         let whole = self.opening().bytes().len() - ETHERNET;
         for missing in 1..=whole {
             let name = format!("{missing} bytes short");
-            self.leaves(&name, self.opening().cut(missing), Decision::Malformed);
+            self.leaves(&name, self.opening().cut(missing), MALFORMED);
         }
         let longer = self.opening().payload(b"GET / HTTP/1.1\r\n");
-        self.leaves("data in the first segment", longer.bytes(), self.captured());
+        self.leaves(
+            "data in the first segment",
+            longer.bytes(),
+            Self::captured(),
+        );
     }
 
     fn fragments(&mut self) {
-        let dropped = Decision::Steer(Steer::Drop(Outcome::Fragment));
-        let passed = Decision::Steer(Steer::Pass);
+        let dropped = Decision::Steer(drop(Outcome::Fragment));
+        let passed = Decision::Steer(steer(Verb::Pass));
         let (to, from) = (Enrolled.ifindex(), Plain.ifindex());
         for (offset, more) in [(0, true), (24, true), (24, false), (8, false)] {
             let name = format!("fragment at {offset}, more: {more}");
@@ -95,15 +100,14 @@ impl Rows {
             self.leaves(
                 &name,
                 self.opening().options(words).bytes(),
-                self.captured(),
+                Self::captured(),
             );
         }
-        let malformed = Decision::Malformed;
         for (name, first, expect) in [
-            ("IPv6 in an IPv4 frame", 0x65, malformed),
-            ("a header of four words", 0x44, malformed),
-            ("a header of no words", 0x40, malformed),
-            ("a header that is longer than the packet", 0x4f, malformed),
+            ("IPv6 in an IPv4 frame", 0x65, MALFORMED),
+            ("a header of four words", 0x44, MALFORMED),
+            ("a header of no words", 0x40, MALFORMED),
+            ("a header that is longer than the packet", 0x4f, MALFORMED),
         ] {
             let mut frame = self.opening().bytes();
             frame[ETHERNET] = first;
@@ -112,11 +116,15 @@ impl Rows {
         for (name, flags) in [("don't fragment", 0x40), ("the reserved bit", 0x80)] {
             let mut frame = self.opening().bytes();
             frame[ETHERNET + 6] = flags;
-            self.leaves(name, frame, self.captured());
+            self.leaves(name, frame, Self::captured());
         }
         let to = Remote.ip(self.family);
         let icmp = Frame::ip(Enrolled.ip(self.family), to, protocol::ICMP, vec![8; 8]);
-        self.leaves("ICMP passes", icmp.bytes(), Decision::Steer(Steer::Pass));
+        self.leaves(
+            "ICMP passes",
+            icmp.bytes(),
+            Decision::Steer(steer(Verb::Pass)),
+        );
         for source in [
             "0.0.0.0",
             "169.254.1.1",
@@ -126,7 +134,7 @@ impl Rows {
         ] {
             let source = source.parse().expect("a literal");
             let frame = Frame::ip(source, to, protocol::UDP, vec![0; 8]).bytes();
-            let spoofed = Decision::Steer(Steer::Drop(Outcome::Spoofed));
+            let spoofed = Decision::Steer(drop(Outcome::Spoofed));
             self.leaves(&format!("source {source}"), frame, spoofed);
         }
     }
@@ -148,7 +156,7 @@ impl Rows {
             self.leaves(
                 &format!("extension header {number}"),
                 frame.bytes(),
-                self.captured(),
+                Self::captured(),
             );
             let short = Frame::ip(
                 Enrolled.ip(self.family),
@@ -159,36 +167,32 @@ impl Rows {
             self.leaves(
                 &format!("extension header {number} cut short"),
                 short.bytes(),
-                Decision::Malformed,
+                MALFORMED,
             );
             let mut long = frame.bytes();
             long[ETHERNET + 41] = 255;
             self.leaves(
                 &format!("extension header {number} beyond the end"),
                 long,
-                Decision::Malformed,
+                MALFORMED,
             );
         }
         let six = chained(self.opening(), &[0, 60, 43, 51, 60, 60]);
-        self.leaves("six extension headers", six.bytes(), self.captured());
+        self.leaves("six extension headers", six.bytes(), Self::captured());
         let seven = six.extension(60);
-        self.leaves(
-            "seven extension headers",
-            seven.bytes(),
-            Decision::Malformed,
-        );
+        self.leaves("seven extension headers", seven.bytes(), MALFORMED);
 
         let atomic = chained(self.opening(), &[0]).fragment(0, false);
         self.leaves(
             "an atomic fragment is a whole packet",
             atomic.bytes(),
-            self.captured(),
+            Self::captured(),
         );
         let hidden = self
             .opening()
             .fragment(0, true)
             .extension(protocol::DESTINATION_OPTIONS);
-        let dropped = Decision::Steer(Steer::Drop(Outcome::Fragment));
+        let dropped = Decision::Steer(drop(Outcome::Fragment));
         self.leaves(
             "options in a fragment may hide TCP",
             hidden.bytes(),
@@ -204,12 +208,12 @@ impl Rows {
             self.leaves(
                 &format!("protocol {number} passes"),
                 frame.bytes(),
-                Decision::Steer(Steer::Pass),
+                Decision::Steer(steer(Verb::Pass)),
             );
         }
         let mut frame = self.opening().bytes();
         frame[ETHERNET] = 0x45;
-        self.leaves("IPv4 in an IPv6 frame", frame, Decision::Malformed);
+        self.leaves("IPv4 in an IPv6 frame", frame, MALFORMED);
         self.mapped();
     }
 
@@ -225,15 +229,15 @@ impl Rows {
             (Enrolled.at(Family::V6, CLIENT), mapped(Remote)),
         ] {
             let frame = Frame::tcp(source, destination, flag::SYN).bytes();
-            self.leaves("an IPv4-mapped address", frame, Decision::Malformed);
+            self.leaves("an IPv4-mapped address", frame, MALFORMED);
         }
     }
 
     fn neighbour_discovery(&mut self) {
         let [link, none, group, router] =
             ["fe80::5", "::", "ff02::1", "ff02::2"].map(|text| text.parse().expect("a literal"));
-        let passed = Decision::Steer(Steer::Pass);
-        let dropped = Decision::Steer(Steer::Drop(Outcome::LinkLocal));
+        let passed = Decision::Steer(steer(Verb::Pass));
+        let dropped = Decision::Steer(drop(Outcome::LinkLocal));
         for (kind, expect) in [
             (133, passed),
             (134, dropped),

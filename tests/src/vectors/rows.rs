@@ -1,8 +1,8 @@
 //! The shape of the table.
 
-use mesh_common::maps::{Flow, FlowKey};
-use mesh_common::steer::Origin;
-use mesh_common::verdict::Hook;
+use mesh_common::maps::{Flow, FlowKey, Slot};
+use mesh_common::steer::{Origin, Steer, Verb};
+use mesh_common::verdict::{Hook, Outcome};
 
 use crate::frames::Frame;
 use crate::world::{Decision, Family, Who, flow};
@@ -20,6 +20,8 @@ pub struct Vector {
     pub origin: Origin,
     /// The bytes.
     pub frame: Vec<u8>,
+    /// The flow that is recorded or forgotten, as the local pod sees it; not told where no flow is touched.
+    pub flow: Option<FlowKey>,
     /// A flow that is recorded before.
     pub recorded: Option<(FlowKey, Flow)>,
     /// What is decided.
@@ -43,6 +45,38 @@ pub fn all() -> Vec<Vector> {
 pub(super) const CLIENT: u16 = 40_000;
 /// An ordinary port that is connected to.
 pub(super) const SERVER: u16 = 8_080;
+
+/// The decision on malformed packets at a pod's device.
+pub(super) const MALFORMED: Decision = Decision::Steer(drop(Outcome::Malformed));
+
+/// A decision without argument.
+pub(super) const fn steer(verb: Verb) -> Steer {
+    Steer { verb, argument: 0 }
+}
+
+/// To the agent, by a slot when no socket has the tuple.
+pub(super) const fn to_agent(verb: Verb, slot: Slot) -> Steer {
+    Steer {
+        verb,
+        argument: slot as u32,
+    }
+}
+
+/// To a pod of this node.
+pub(super) fn to_pod(verb: Verb, pod: Who) -> Steer {
+    Steer {
+        verb,
+        argument: pod.ifindex(),
+    }
+}
+
+/// To nobody.
+pub(super) const fn drop(outcome: Outcome) -> Steer {
+    Steer {
+        verb: Verb::Drop,
+        argument: outcome as u32,
+    }
+}
 
 /// The vectors of one family.
 pub(super) struct Rows {
@@ -73,6 +107,7 @@ impl Rows {
             ifindex: at,
             origin: Origin::Forwarded,
             frame,
+            flow: None,
             recorded: None,
             expect,
         });

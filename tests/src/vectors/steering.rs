@@ -1,11 +1,11 @@
 //! Who may reach whom, and by which way.
 
 use mesh_common::HBONE_PORT;
-use mesh_common::maps::{Flow, FlowKey, Slot};
-use mesh_common::steer::{NoSocket, Origin, Steer};
+use mesh_common::maps::{Flow, Slot};
+use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, Rows, SERVER, Vector};
+use super::rows::{CLIENT, MALFORMED, Rows, SERVER, Vector, drop, steer, to_agent, to_pod};
 use crate::frames::{Frame, ethernet, flag};
 use crate::world::Who::{
     Enrolled, Left, Neighbour, Plain, PlainStrict, Remote, RemotePlain, Service, Stranger, Strict,
@@ -23,24 +23,24 @@ impl Rows {
     }
 
     /// The first packet of a connection that a pod opens.
-    fn opens(
-        &mut self,
-        name: &str,
-        from: Who,
-        to: Who,
-        port: u16,
-        steer: impl Fn(FlowKey) -> Steer,
-    ) {
+    fn opens(&mut self, name: &str, from: Who, to: Who, port: u16, verdict: Steer) {
         let ends = ((from, CLIENT), (to, port));
         let frame = self.segment(ends.0, ends.1, flag::SYN).bytes();
-        let expect = Decision::Steer(steer(self.flow(ends.0, ends.1)));
-        self.add(name, Hook::FromPod, from.ifindex(), frame, expect);
+        let flow = self.flow(ends.0, ends.1);
+        let vector = self.add(
+            name,
+            Hook::FromPod,
+            from.ifindex(),
+            frame,
+            Decision::Steer(verdict),
+        );
+        vector.flow = Some(flow);
     }
 
     fn pod_opens(&mut self) {
-        let outbound = |flow| Steer::Capture(Slot::Outbound, flow);
-        let inbound = |flow| Steer::Capture(Slot::Inbound, flow);
-        let plain = Steer::PassNew;
+        let outbound = to_agent(Verb::Capture, Slot::Outbound);
+        let inbound = to_agent(Verb::Capture, Slot::Inbound);
+        let plain = steer(Verb::PassNew);
         self.opens(
             "enrolled to remote enrolled is captured",
             Enrolled,
@@ -60,14 +60,14 @@ impl Rows {
             Enrolled,
             Neighbour,
             SERVER,
-            |flow| Steer::LocalNew(Neighbour.ifindex(), flow),
+            to_pod(Verb::LocalNew, Neighbour),
         );
         self.opens(
             "enrolled to a strict neighbour is short-cut",
             Enrolled,
             Strict,
             SERVER,
-            |flow| Steer::LocalNew(Strict.ifindex(), flow),
+            to_pod(Verb::LocalNew, Strict),
         );
         self.opens(
             "enrolled to a plain neighbour passes",
@@ -160,7 +160,7 @@ impl Rows {
         from: Who,
         to: (Who, u16),
         record: Option<Flow>,
-        steer: Steer,
+        verdict: Steer,
     ) {
         let from_port = (from, CLIENT);
         let key = self.flow(from_port, to);
@@ -173,15 +173,15 @@ impl Rows {
         ] {
             let name = format!("{name} (flags {flags:#04x})");
             let frame = self.segment(from_port, to, flags).bytes();
-            let expect = Decision::Steer(steer);
+            let expect = Decision::Steer(verdict);
             let vector = self.add(&name, Hook::FromPod, from.ifindex(), frame, expect);
             vector.recorded = record.map(|flow| (key, flow));
         }
     }
 
     fn pod_goes_on(&mut self) {
-        let outbound = Steer::Socket(NoSocket::Listener(Slot::Outbound));
-        let inbound = Steer::Socket(NoSocket::Listener(Slot::Inbound));
+        let outbound = to_agent(Verb::SocketOrListener, Slot::Outbound);
+        let inbound = to_agent(Verb::SocketOrListener, Slot::Inbound);
         let (plain, local) = (Some(Flow::PLAIN), Some(Flow::LOCAL));
         self.goes_on(
             "orphan to remote enrolled stays",
@@ -209,24 +209,23 @@ impl Rows {
             Enrolled,
             (Stranger, SERVER),
             plain,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
         self.goes_on(
             "plain flow to a pod enrolled since passes",
             Enrolled,
             (Remote, SERVER),
             plain,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
-        let neighbour = Neighbour.ifindex();
         self.goes_on(
             "local flow is short-cut",
             Enrolled,
             (Neighbour, SERVER),
             local,
-            Steer::Local(neighbour),
+            to_pod(Verb::Local, Neighbour),
         );
-        let evicted = Steer::Socket(NoSocket::Local(neighbour));
+        let evicted = to_pod(Verb::SocketOrLocal, Neighbour);
         self.goes_on(
             "local flow without record is short-cut",
             Enrolled,
@@ -234,13 +233,12 @@ impl Rows {
             None,
             evicted,
         );
-        let left = Left.ifindex();
         self.goes_on(
             "local flow outlives the label",
             Enrolled,
             (Left, SERVER),
             local,
-            Steer::Local(left),
+            to_pod(Verb::Local, Left),
         );
         self.goes_on(
             "orphan to one that left stays",
@@ -254,7 +252,7 @@ impl Rows {
             Enrolled,
             (Remote, SERVER),
             local,
-            Steer::Drop(Outcome::NoFlow),
+            drop(Outcome::NoFlow),
         );
         self.goes_on(
             "open tunnel outlives the label",
@@ -268,30 +266,30 @@ impl Rows {
             Left,
             (Remote, SERVER),
             plain,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
         self.goes_on(
             "plain to a stranger passes",
             Plain,
             (Stranger, SERVER),
             None,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
         self.goes_on(
             "plain to remote enrolled passes",
             Plain,
             (Remote, SERVER),
             None,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
         self.goes_on(
             "plain to plain passes",
             Plain,
             (PlainStrict, SERVER),
             None,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
-        let agent = Steer::Socket(NoSocket::Pass);
+        let agent = steer(Verb::SocketOrPass);
         self.goes_on(
             "plain to the agent as the neighbour",
             Plain,
@@ -304,7 +302,7 @@ impl Rows {
             Plain,
             (Enrolled, SERVER),
             plain,
-            Steer::Pass,
+            steer(Verb::Pass),
         );
         self.goes_on(
             "plain that speaks HBONE",
@@ -318,8 +316,8 @@ impl Rows {
     fn pod_sends_something_else(&mut self) {
         let at = Enrolled.ifindex();
         let hook = Hook::FromPod;
-        let drop = |outcome| Decision::Steer(Steer::Drop(outcome));
-        let pass = Decision::Steer(Steer::Pass);
+        let dropped = |outcome| Decision::Steer(drop(outcome));
+        let pass = Decision::Steer(steer(Verb::Pass));
         for other in [Neighbour, Remote, Service, Stranger] {
             let frame = self
                 .segment((other, CLIENT), (Remote, SERVER), flag::SYN)
@@ -329,7 +327,7 @@ impl Rows {
                 hook,
                 at,
                 frame,
-                drop(Outcome::Spoofed),
+                dropped(Outcome::Spoofed),
             );
             let frame = Frame::udp(other.at(self.family, 53), Remote.at(self.family, 53)).bytes();
             self.add(
@@ -337,7 +335,7 @@ impl Rows {
                 hook,
                 at,
                 frame,
-                drop(Outcome::Spoofed),
+                dropped(Outcome::Spoofed),
             );
         }
         let frame = self
@@ -358,7 +356,7 @@ impl Rows {
             hook,
             at,
             ethernet(0x88cc),
-            drop(Outcome::EtherType),
+            dropped(Outcome::EtherType),
         );
         let tagged = self
             .segment((Enrolled, CLIENT), (Remote, SERVER), flag::SYN)
@@ -368,7 +366,7 @@ impl Rows {
             hook,
             at,
             tagged,
-            drop(Outcome::EtherType),
+            dropped(Outcome::EtherType),
         );
     }
 
@@ -379,26 +377,32 @@ impl Rows {
         to: Who,
         flags: u8,
         origin: Origin,
-        steer: impl Fn(FlowKey) -> Steer,
+        verdict: Steer,
     ) -> &mut Vector {
         let ends = ((Stranger, CLIENT), (to, SERVER));
         let frame = self.segment(ends.0, ends.1, flags).bytes();
-        let expect = Decision::Steer(steer(self.flow(ends.1, ends.0)));
-        let vector = self.add(name, Hook::ToPod, to.ifindex(), frame, expect);
+        let flow = self.flow(ends.1, ends.0);
+        let vector = self.add(
+            name,
+            Hook::ToPod,
+            to.ifindex(),
+            frame,
+            Decision::Steer(verdict),
+        );
         vector.origin = origin;
+        vector.flow = Some(flow);
         vector
     }
 
     fn pod_is_reached(&mut self) {
         use Origin::{Agent, Forwarded, Node};
         let (syn, ack) = (flag::SYN, flag::ACK);
-        let drop = |outcome| move |_| Steer::Drop(outcome);
         self.reaches(
             "plaintext to a permissive pod passes",
             Enrolled,
             syn,
             Forwarded,
-            Steer::PassNew,
+            steer(Verb::PassNew),
         );
         self.reaches(
             "plaintext to a strict pod is dropped",
@@ -412,41 +416,47 @@ impl Rows {
             Strict,
             syn,
             Node,
-            Steer::PassNew,
+            steer(Verb::PassNew),
         );
         self.reaches(
             "the agent reaches a strict pod",
             Strict,
             syn,
             Agent,
-            Steer::PassAgent,
+            steer(Verb::PassAgent),
         );
         self.reaches(
             "strict means nothing outside the mesh",
             PlainStrict,
             syn,
             Forwarded,
-            Steer::PassNew,
+            steer(Verb::PassNew),
         );
         self.reaches(
             "plaintext to a plain pod passes",
             Plain,
             syn,
             Forwarded,
-            Steer::PassNew,
+            steer(Verb::PassNew),
         );
         for to in [Enrolled, Strict, Left] {
             let name = format!("an orphan to {to:?} is dropped");
             self.reaches(&name, to, ack, Forwarded, drop(Outcome::NoFlow));
-            self.reaches("the agent's segments pass", to, ack, Agent, |_| Steer::Pass);
-            self.reaches("the node's segments pass", to, ack, Node, |_| Steer::Pass);
+            self.reaches(
+                "the agent's segments pass",
+                to,
+                ack,
+                Agent,
+                steer(Verb::Pass),
+            );
+            self.reaches("the node's segments pass", to, ack, Node, steer(Verb::Pass));
         }
         self.reaches(
             "an orphan to a plain pod passes",
             Plain,
             ack,
             Forwarded,
-            |_| Steer::Pass,
+            steer(Verb::Pass),
         );
         for (to, path) in [
             (Enrolled, Flow::PLAIN),
@@ -454,27 +464,25 @@ impl Rows {
             (Enrolled, Flow::LOCAL),
         ] {
             let key = self.flow((to, SERVER), (Stranger, CLIENT));
-            let vector = self.reaches("a recorded flow passes", to, ack, Forwarded, |_| {
-                Steer::Pass
-            });
+            let vector = self.reaches(
+                "a recorded flow passes",
+                to,
+                ack,
+                Forwarded,
+                steer(Verb::Pass),
+            );
             vector.recorded = Some((key, path));
         }
         let hook = Hook::ToPod;
         let to = Enrolled.ifindex();
-        let pass = Decision::Steer(Steer::Pass);
+        let pass = Decision::Steer(steer(Verb::Pass));
         let udp = Frame::udp(Stranger.at(self.family, 53), Enrolled.at(self.family, 53)).bytes();
         self.add("UDP passes", hook, to, udp, pass);
         self.add("ARP passes", hook, to, ethernet(0x0806), pass);
         let frame = self.segment((Stranger, CLIENT), (Enrolled, SERVER), syn);
-        let vlan = Decision::Steer(Steer::Drop(Outcome::EtherType));
+        let vlan = Decision::Steer(drop(Outcome::EtherType));
         self.add("a VLAN tag is dropped", hook, to, frame.tagged(7), vlan);
-        self.add(
-            "a cut header is dropped",
-            hook,
-            to,
-            frame.cut(1),
-            Decision::Malformed,
-        );
+        self.add("a cut header is dropped", hook, to, frame.cut(1), MALFORMED);
         self.add(
             "no pod at the interface",
             hook,
@@ -485,34 +493,44 @@ impl Rows {
     }
 
     /// A packet from another machine.
-    fn arrives(&mut self, name: &str, to: (Who, u16), flags: u8, steer: impl Fn(FlowKey) -> Steer) {
+    fn arrives(&mut self, name: &str, to: (Who, u16), flags: u8, verdict: Steer) {
         let from = (Remote, CLIENT);
         let frame = self.segment(from, to, flags).bytes();
-        let expect = Decision::Steer(steer(self.flow(to, from)));
-        self.add(name, Hook::FromNet, UPLINK, frame, expect);
+        let flow = self.flow(to, from);
+        let vector = self.add(name, Hook::FromNet, UPLINK, frame, Decision::Steer(verdict));
+        vector.flow = Some(flow);
     }
 
     fn node_is_reached(&mut self) {
         let (syn, ack) = (flag::SYN, flag::ACK);
-        let pass = |_| Steer::Pass;
+        let pass = steer(Verb::Pass);
         for to in [Enrolled, Strict] {
-            self.arrives("a tunnel is captured", (to, HBONE_PORT), syn, |flow| {
-                Steer::Capture(Slot::Inbound, flow)
-            });
-            self.arrives("a tunnel goes on", (to, HBONE_PORT), ack, |_| {
-                Steer::Socket(NoSocket::Listener(Slot::Inbound))
-            });
+            self.arrives(
+                "a tunnel is captured",
+                (to, HBONE_PORT),
+                syn,
+                to_agent(Verb::Capture, Slot::Inbound),
+            );
+            self.arrives(
+                "a tunnel goes on",
+                (to, HBONE_PORT),
+                ack,
+                to_agent(Verb::SocketOrListener, Slot::Inbound),
+            );
             self.arrives("plaintext is left to to_pod", (to, SERVER), syn, pass);
-            self.arrives("a reply may be the agent's", (to, CLIENT), ack, |_| {
-                Steer::Socket(NoSocket::Pass)
-            });
+            self.arrives(
+                "a reply may be the agent's",
+                (to, CLIENT),
+                ack,
+                steer(Verb::SocketOrPass),
+            );
         }
         self.arrives("no tunnel to one that left", (Left, HBONE_PORT), syn, pass);
         self.arrives(
             "open tunnels outlive the label",
             (Left, HBONE_PORT),
             ack,
-            |_| Steer::Socket(NoSocket::Pass),
+            steer(Verb::SocketOrPass),
         );
         for to in [Plain, PlainStrict, Remote, RemotePlain, Service, Stranger] {
             for (port, flags) in [
@@ -526,7 +544,7 @@ impl Rows {
             }
         }
         let hook = Hook::FromNet;
-        let pass = Decision::Steer(Steer::Pass);
+        let pass = Decision::Steer(steer(Verb::Pass));
         let frame = self.segment((Remote, CLIENT), (Enrolled, HBONE_PORT), syn);
         self.add("a VLAN tag passes", hook, UPLINK, frame.tagged(7), pass);
         self.add(
@@ -541,7 +559,7 @@ impl Rows {
             hook,
             UPLINK,
             frame.cut(1),
-            Decision::Malformed,
+            pass,
         );
         self.add("ARP passes", hook, UPLINK, ethernet(0x0806), pass);
     }
