@@ -25,7 +25,7 @@ use crate::world::{Command, Reply, Wired, refusal};
 /// How long an ADD waits for the source to tell its pod: the runtime may know it first.
 const POD_WAIT: Duration = Duration::from_secs(10);
 /// How long a caller may be silent between its messages.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// The socket cannot be had.
 #[derive(Debug, thiserror::Error)]
