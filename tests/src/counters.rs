@@ -55,7 +55,7 @@ impl Counters {
         Self(moved.collect())
     }
 
-    /// Asserts what moved, and that no other drop did.
+    /// Asserts what moved, and that no other drop did. Link-local chatter of pods comes when it likes and is left out.
     ///
     /// # Panics
     /// When an expectation does not hold, or a drop counter moved that none names.
@@ -73,7 +73,7 @@ impl Counters {
         for (hook, outcome) in self.0.keys() {
             let told = expected.iter().any(|(h, o, _)| (h, o) == (hook, outcome));
             assert!(
-                told || !outcome.is_drop(),
+                told || !outcome.is_drop() || *outcome == Outcome::LinkLocal,
                 "{}/{} moved; all that moved:\n{self}",
                 hook.name(),
                 outcome.name()

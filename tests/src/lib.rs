@@ -2,10 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod bpffs;
+pub mod capture;
+pub mod cni;
 pub mod counters;
 pub mod frames;
+pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod object;
+pub mod objects;
+pub mod pattern;
+pub mod pod;
+pub mod process;
 pub mod vectors;
+pub mod wait;
 pub mod world;

@@ -1,0 +1,387 @@
+//! A cluster in network namespaces: nodes on one bridge, pods wired by the real plugin, real agents.
+//!
+//! Everything has the lab's name: namespaces `mesh-<lab>-*`, and `/run/mesh-lab/<lab>` with files, sockets, records of
+//! processes and a BPF file system of its own. A lab is removed when it is dropped; what a killed run left is removed by
+//! the next lab of that name, or by [`down`].
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::bpffs::Bpffs;
+use crate::capture::{Capture, Recording};
+use crate::netns::Netns;
+use crate::node::Node;
+use crate::objects::{self, MODE, Objects};
+use crate::pod::{NamespaceBuilder, PodBuilder, ServiceBuilder};
+use crate::process::Process;
+use crate::wait::{SOON, eventually};
+use crate::world::Family;
+
+const DIRECTORY: &str = "/run/mesh-lab";
+
+/// A running lab.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    nodes: Vec<Node>,
+    objects: Objects,
+    kept: bool,
+    /// Held while the lab is ours; the kernel lets go of it when we die.
+    _lock: Flock<File>,
+}
+
+/// Runs a scenario in a lab of two nodes; when it fails, the ends of the agents' logs are printed.
+pub fn scenario(name: &str, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let lab = Lab::new(name)?;
+    let result = test(&lab);
+    if result.is_err() {
+        lab.print_logs();
+    }
+    result
+}
+
+/// Names of all labs, running or left behind.
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(DIRECTORY).into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(".lock")?.to_owned()))
+        .collect()
+}
+
+/// Removes a lab that nobody runs; fine when there is none.
+///
+/// # Errors
+/// When a process runs it.
+pub fn down(name: &str) -> Result<()> {
+    let lock = lock(name)?;
+    remove(name)?;
+    unlock(name, lock);
+    Ok(())
+}
+
+/// Removes a lab that this process runs, whatever its other threads are doing: for the way out after a signal.
+pub fn abandon(name: &str) -> Result<()> {
+    remove(name)?;
+    let _ = fs::remove_file(lock_path(name));
+    Ok(())
+}
+
+impl Lab {
+    /// Makes a lab of two nodes and starts their agents. Its name is of letters, digits and underscores.
+    pub fn new(name: &str) -> Result<Self> {
+        Self::with_nodes(name, 2)
+    }
+
+    /// Makes a lab of some nodes and starts their agents.
+    pub fn with_nodes(name: &str, count: u8) -> Result<Self> {
+        ensure!(
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+            "a lab's name is of letters, digits and underscores"
+        );
+        let binaries = binaries()?;
+        let lock = lock(name)?;
+        remove(name)?;
+        let directory = directory(name);
+        fs::create_dir_all(&directory)?;
+        let mut lab = Self {
+            name: name.to_owned(),
+            nodes: Vec::new(),
+            objects: Objects::create(&directory.join("source"))?,
+            kept: false,
+            _lock: lock,
+        };
+        lab.build(count, &directory, &binaries)?;
+        if let Err(error) = lab.nodes.iter().try_for_each(|node| node.agent().start()) {
+            lab.print_logs();
+            return Err(error);
+        }
+        Ok(lab)
+    }
+
+    fn build(&mut self, count: u8, directory: &Path, binaries: &Path) -> Result<()> {
+        // Unmounted by name, with the lab.
+        std::mem::forget(Bpffs::mount(&directory.join("bpf"))?);
+        let fabric = Netns::create(&format!("mesh-{}-net", self.name))?;
+        fabric.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0
+             link set br0 up")?;
+        for number in 1..=count {
+            let node = Node::create(
+                &self.name,
+                number,
+                directory.to_owned(),
+                binaries.to_owned(),
+            )?;
+            let addresses = [Family::V4, Family::V6].map(|family| node.ip(family));
+            self.objects
+                .apply(objects::node(node.name(), &addresses, &node.pod_cidrs()))?;
+            self.nodes.push(node);
+        }
+        Ok(())
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> PathBuf {
+        directory(&self.name)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A node by name: `n1`, `n2`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .expect("a node of the lab")
+    }
+
+    /// The cluster's objects.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// A namespace to be made.
+    pub fn namespace(&self, name: &str) -> NamespaceBuilder<'_> {
+        NamespaceBuilder::new(self, name)
+    }
+
+    /// A pod to be made.
+    pub fn pod(&self, name: &str) -> PodBuilder<'_> {
+        PodBuilder::new(self, name)
+    }
+
+    /// A service to be made.
+    pub fn service(&self, name: &str) -> ServiceBuilder<'_> {
+        ServiceBuilder::new(self, name)
+    }
+
+    /// Sets the mode of a namespace's `PeerAuthentication` (`STRICT`, `PERMISSIVE`), and waits until it is in force.
+    pub fn peer_authentication(&self, namespace: &str, mode: &str) -> Result<()> {
+        self.objects
+            .apply(objects::peer_authentication(namespace, mode))?;
+        self.settle()
+    }
+
+    /// Sets or removes a label of a namespace, and waits until it is in force.
+    pub fn label_namespace(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        self.objects.edit("Namespace", "", name, |object| {
+            set_label(object, key, value)
+        })?;
+        self.settle()
+    }
+
+    /// Records what passes all uplinks, both directions.
+    pub fn capture(&self) -> Result<Vec<Capture>> {
+        self.nodes.iter().map(Node::capture).collect()
+    }
+
+    /// Writes the endpoints of all services, and waits until every running agent's kernel state is what the objects ask.
+    pub fn settle(&self) -> Result<()> {
+        let pods = self.objects.all("Pod");
+        for service in self.objects.all("Service") {
+            for slice in objects::endpoint_slices(&service, &pods) {
+                if self
+                    .objects
+                    .get(
+                        "EndpointSlice",
+                        text(&slice, "namespace"),
+                        text(&slice, "name"),
+                    )
+                    .as_ref()
+                    != Some(&slice)
+                {
+                    self.objects.apply(slice)?;
+                }
+            }
+        }
+        for node in self.nodes.iter().filter(|node| node.agent().is_running()) {
+            for pod in &pods {
+                let what = format!("{} knows {}", node.name(), pod["metadata"]["name"]);
+                eventually(&what, SOON, || self.knows_pod(node, pod))?;
+            }
+            for service in self.objects.all("Service") {
+                for ip in ips(&service["spec"]["clusterIPs"]) {
+                    eventually(&format!("{} knows service {ip}", node.name()), SOON, || {
+                        node.has_service(ip)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node's kernel state says of a pod what its objects say.
+    fn knows_pod(&self, node: &Node, pod: &Value) -> Result<bool> {
+        use mesh_common::maps::flags::{ENROLLED, LOCAL, STRICT};
+        let enrolled = self.is_enrolled(pod);
+        let local = pod["spec"]["nodeName"] == node.name();
+        let strict = self
+            .objects
+            .get("PeerAuthentication", text(pod, "namespace"), "default");
+        let strict = strict.is_some_and(|policy| policy["spec"]["mtls"]["mode"] == "STRICT");
+        for ip in pod["status"]["podIPs"].as_array().into_iter().flatten() {
+            let ip = ip["ip"]
+                .as_str()
+                .context("a pod without address")?
+                .parse()?;
+            let Some(workload) = node.workload(ip)? else {
+                return Ok(false);
+            };
+            let has = |flag| workload.flags & flag != 0;
+            // Only the pod's own node judges what reaches it.
+            let judged = !(local && enrolled) || has(STRICT) == strict;
+            if has(ENROLLED) != enrolled || has(LOCAL) != local || !judged {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_enrolled(&self, pod: &Value) -> bool {
+        let namespace = self.objects.get("Namespace", "", text(pod, "namespace"));
+        let of = |object: &Value| {
+            object["metadata"]["labels"][MODE]
+                .as_str()
+                .map(str::to_owned)
+        };
+        of(pod).or_else(|| of(&namespace?)).as_deref() == Some("ambient")
+    }
+
+    /// Prints the ends of the agents' logs.
+    pub fn print_logs(&self) {
+        for node in &self.nodes {
+            eprintln!(
+                "--- agent of {}, the end of its log:\n{}",
+                node.name(),
+                node.agent().log_tail(60)
+            );
+        }
+    }
+
+    /// Leaves everything up when the lab is dropped; `down` removes it.
+    pub fn keep(mut self) {
+        self.kept = true;
+        for node in &self.nodes {
+            node.agent().keep();
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+        if self.kept {
+            return;
+        }
+        // Ended first, and by us: a child that nobody waits for stays a zombie.
+        for node in &self.nodes {
+            let _ = node.agent().stop();
+        }
+        if let Err(error) = abandon(&self.name) {
+            eprintln!("the lab {} is not removed: {error:#}", self.name);
+        }
+    }
+}
+
+/// Ends all recordings, as one.
+pub fn stop(captures: Vec<Capture>) -> Result<Recording> {
+    let mut all = Recording::default();
+    for capture in captures {
+        all.extend(capture.stop()?);
+    }
+    Ok(all)
+}
+
+pub(crate) fn set_label(object: &mut Value, key: &str, value: Option<&str>) {
+    let labels = &mut object["metadata"]["labels"];
+    match (value, labels.as_object_mut()) {
+        (Some(value), _) => labels[key] = value.into(),
+        (None, Some(labels)) => {
+            labels.remove(key);
+        }
+        (None, None) => {}
+    }
+}
+
+/// A field of an object's metadata.
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+pub(crate) fn ips(list: &Value) -> Vec<std::net::IpAddr> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+fn lock_path(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("{name}.lock"))
+}
+
+fn lock(name: &str) -> Result<Flock<File>> {
+    fs::create_dir_all(DIRECTORY)
+        .with_context(|| format!("cannot create {DIRECTORY} (a lab needs root)"))?;
+    let file = File::create(lock_path(name))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EAGAIN)) => bail!("the lab {name} is in use by another process"),
+        Err((_, error)) => bail!("cannot lock {}: {error}", lock_path(name).display()),
+    }
+}
+
+fn unlock(name: &str, lock: Flock<File>) {
+    let _ = fs::remove_file(lock_path(name));
+    drop(lock);
+}
+
+/// Removes everything with the lab's name.
+fn remove(name: &str) -> Result<()> {
+    let directory = directory(name);
+    Process::end_recorded(&directory.join("pids"));
+    for netns in Netns::names(&format!("mesh-{name}-")) {
+        Netns::remove(&netns)?;
+    }
+    Bpffs::unmount(&directory.join("bpf"))?;
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// The directory of `mesh-agent` and `mesh-cni`.
+fn binaries() -> Result<PathBuf> {
+    let directory = std::env::var_os("MESH_BIN_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        PathBuf::from,
+    );
+    for binary in ["mesh-agent", "mesh-cni"] {
+        let path = directory.join(binary);
+        ensure!(
+            path.is_file(),
+            "{} is missing; `cargo xtask build` makes it",
+            path.display()
+        );
+    }
+    Ok(directory.canonicalize()?)
+}

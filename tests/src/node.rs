@@ -1,0 +1,265 @@
+//! A node of a lab: a network namespace with an uplink, an agent and the kernel state that the agent keeps.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{HashMap, Map, MapData};
+use mesh_common::addr::Addr;
+use mesh_common::maps::{Service, Workload};
+use mesh_common::names;
+
+use crate::capture::Capture;
+use crate::cni::{Call, Cni};
+use crate::counters::Counters;
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::wait::{SOON, eventually};
+use crate::world::Family;
+
+/// The device that leads to the other nodes.
+pub const UPLINK: &str = "eth0";
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    number: u8,
+    netns: Netns,
+    fabric: Netns,
+    lab: PathBuf,
+    binaries: PathBuf,
+    agent: Mutex<Option<Process>>,
+}
+
+impl Node {
+    /// Makes the namespace and links it to the fabric's bridge.
+    pub(crate) fn create(
+        lab: &str,
+        number: u8,
+        directory: PathBuf,
+        binaries: PathBuf,
+    ) -> Result<Self> {
+        let name = format!("n{number}");
+        let netns = Netns::create(&format!("mesh-{lab}-{name}"))?;
+        let fabric = Netns::open(&format!("mesh-{lab}-net"))?;
+        fabric.ip(&format!(
+            "link add {name} type veth peer name {UPLINK} netns {}
+             link set {name} master br0 up",
+            netns.name()
+        ))?;
+        // A tentative link-local address asks for no neighbour: the first second would be without IPv6.
+        netns.run(|| fs::write(format!("/proc/sys/net/ipv6/conf/{UPLINK}/accept_dad"), "0"))?;
+        netns.ip(&format!(
+            "address add 10.77.0.{number}/24 dev {UPLINK}
+             address add fd00:77::{number}/64 dev {UPLINK} nodad
+             link set {UPLINK} up"
+        ))?;
+        let node = Self {
+            name,
+            number,
+            netns,
+            fabric,
+            lab: directory,
+            binaries,
+            agent: Mutex::default(),
+        };
+        fs::create_dir_all(node.state())?;
+        fs::create_dir_all(node.pins())?;
+        Ok(node)
+    }
+
+    /// The name, as in its Node object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Its address on the fabric.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        let text = match family {
+            Family::V4 => format!("10.77.0.{}", self.number),
+            Family::V6 => format!("fd00:77::{}", self.number),
+        };
+        text.parse().expect("made of literals")
+    }
+
+    /// The ranges of its pods.
+    pub fn pod_cidrs(&self) -> [String; 2] {
+        let number = self.number;
+        [
+            format!("10.244.{number}.0/24"),
+            format!("fd00:244:{number}::/64"),
+        ]
+    }
+
+    /// Directory of the agent's state, the socket and the log.
+    pub fn state(&self) -> PathBuf {
+        self.lab.join(&self.name)
+    }
+
+    /// Directory of the pinned maps.
+    pub fn pins(&self) -> PathBuf {
+        self.lab.join("bpf").join(&self.name)
+    }
+
+    /// The CNI plugin of this node.
+    pub fn cni(&self) -> Cni {
+        Cni::new(&self.binaries.join("mesh-cni"), &self.socket())
+    }
+
+    /// Its agent.
+    pub fn agent(&self) -> Agent<'_> {
+        Agent(self)
+    }
+
+    /// The kernel's counters.
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::pinned(&self.pins().join(names::MAP_COUNTERS))
+    }
+
+    /// The workload that the kernel knows at an address.
+    pub fn workload(&self, ip: IpAddr) -> Result<Option<Workload>> {
+        let map: HashMap<_, Addr, Workload> = self.map(names::MAP_WORKLOADS)?.try_into()?;
+        Ok(map.get(&ip.into(), 0).ok())
+    }
+
+    /// Whether the kernel knows a service at an address.
+    pub fn has_service(&self, ip: IpAddr) -> Result<bool> {
+        let map: HashMap<_, Addr, Service> = self.map(names::MAP_SERVICES)?.try_into()?;
+        Ok(map.get(&ip.into(), 0).is_ok())
+    }
+
+    /// Number of pods that the kernel knows at interfaces of this node.
+    pub fn pods(&self) -> Result<usize> {
+        let map: HashMap<_, u32, mesh_common::maps::Pod> = self.map(names::MAP_PODS)?.try_into()?;
+        Ok(map.keys().count())
+    }
+
+    /// Records what passes the uplink, both directions.
+    pub fn capture(&self) -> Result<Capture> {
+        // The other end of the veth sees the same frames, and no packet of the node's own pods.
+        Capture::start(&self.fabric, &self.name)
+    }
+
+    fn map(&self, name: &str) -> Result<Map> {
+        let path = self.pins().join(name);
+        let open = || Ok::<_, anyhow::Error>(Map::from_map_data(MapData::from_pin(&path)?)?);
+        open().with_context(|| format!("cannot open the map {}", path.display()))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.state().join("cni.sock")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The agent of a node, running or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent<'a>(&'a Node);
+
+impl Agent<'_> {
+    /// Starts it, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends, or does not serve in time, with the end of its log.
+    pub fn start(self) -> Result<()> {
+        let node = self.0;
+        let mut command = Command::new(node.binaries.join("mesh-agent"));
+        let log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+        command
+            .env("RUST_LOG", log_filter)
+            .env("NO_COLOR", "1")
+            .args(["run", "--node", &node.name])
+            .arg("--source")
+            .arg(node.lab.join("source"))
+            .arg("--ca")
+            .arg(node.lab.join("ca"))
+            .arg("--state")
+            .arg(node.state().join("state"))
+            .arg("--cni-socket")
+            .arg(node.socket())
+            .arg("--bpffs")
+            .arg(node.pins())
+            .args(["--uplink", UPLINK]);
+        let process = Process::spawn(
+            &node.netns,
+            &mut command,
+            &self.log_path(),
+            &node.lab.join("pids"),
+        )?;
+        *node.process() = Some(process);
+        let ready = eventually(
+            &format!("the agent of {} serves", node.name),
+            2 * SOON,
+            || {
+                if !self.is_running() {
+                    return Ok(true);
+                }
+                let answer = node.cni().call(&node.netns, "STATUS", &Call::default())?;
+                answer.success().map(|_| true)
+            },
+        );
+        let end = || format!("the end of its log:\n{}", self.log_tail(20));
+        ready.with_context(end)?;
+        if !self.is_running() {
+            bail!("the agent of {} ended; {}", node.name, end());
+        }
+        Ok(())
+    }
+
+    /// Kills it (SIGKILL): what stays is the kernel's.
+    pub fn kill(self) -> Result<()> {
+        self.take()?.kill()
+    }
+
+    /// Stops it in good order (SIGTERM).
+    pub fn stop(self) -> Result<()> {
+        self.take()?.stop()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(self) -> bool {
+        self.0.process().as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Its whole log, all starts.
+    pub fn log(self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<_> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Lets it run on when the lab is dropped.
+    pub(crate) fn keep(self) {
+        if let Some(process) = self.0.process().take() {
+            process.keep();
+        }
+    }
+
+    fn take(self) -> Result<Process> {
+        self.0
+            .process()
+            .take()
+            .with_context(|| format!("no agent runs on {}", self.0.name))
+    }
+
+    fn log_path(self) -> PathBuf {
+        self.0.state().join("agent.log")
+    }
+}
