@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         target().join("release")
     } else {
         test::install_packages()?;
-        build::run(&build::Args::RELEASE)?
+        build::run(&build::Args::DEBUG)?
     };
     step("building the demo");
     let demo = ["build", "-p", "mesh-tests", "--bin", "mesh-demo", "--quiet"];

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         scenario(&[PACKETS.to_owned()], filter)?;
     }
     if all || args.netns {
-        let binaries = build::run(&build::Args::RELEASE)?;
+        let binaries = build::run(&build::Args::DEBUG)?;
         step("scenarios");
         let mut names = scenario_files()?;
         names.retain(|name| name != PACKETS);
