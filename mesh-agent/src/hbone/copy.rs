@@ -127,8 +127,8 @@ pub enum Broken {
 
 /// Copies both ways until both have ended, one breaks, or `revoked` is cancelled.
 ///
-/// FIN and END_STREAM become each other, each direction by itself. A failure on one side resets the other: RST_STREAM
-/// with CONNECT_ERROR, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
+/// FIN and `END_STREAM` become each other, each direction by itself. A failure resets the other side: `RST_STREAM`
+/// with `CONNECT_ERROR`, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
 /// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel; an idle connection holds no buffer.
 pub async fn copy(
     tcp: TcpStream,
@@ -283,7 +283,7 @@ fn why(send: &mut SendStream<Bytes>, error: h2::Error) -> Result<(), Broken> {
     }
 }
 
-/// By contract a reset with NO_ERROR or CANCEL is an end, any other is a failure.
+/// By contract a reset with `NO_ERROR` or `CANCEL` is an end, any other is a failure.
 fn ended_by(reason: Reason) -> Result<(), Broken> {
     match reason {
         Reason::NO_ERROR | Reason::CANCEL => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! `connect`, `headers` and `pool` are CORE: what a CONNECT says, and which tunnel it goes on. `client` and `server` do
 //! the I/O, `copy` joins a stream to the application's TCP connection. Invariant: bytes that were cut off never look
-//! like a clean end to either application; whatever is not END_STREAM or FIN on one side is a reset on the other.
+//! like a clean end to either application; whatever is not `END_STREAM` or FIN on one side is a reset on the other.
 
 mod client;
 mod connect;

@@ -86,9 +86,9 @@ async fn keys_do_not_share() {
         server.address,
         [id("server")],
     );
-    let mut held = Vec::new();
+    let mut opened = Vec::new();
     for key in [server.key(), elsewhere, other] {
-        held.push(pool.open(&key, &head).await.unwrap());
+        opened.push(pool.open(&key, &head).await.unwrap());
     }
     assert_eq!(server.tunnels(), 3);
     let peers: Vec<_> = {
@@ -122,10 +122,10 @@ async fn after_goaway_new_streams_take_a_new_tunnel_and_old_ones_run_on() {
     let _ = within(new_tunnel).await;
     link.client.write_all(b"still here").await.unwrap();
     let mut bytes = [0; 10];
-    within(link.served.read_exact(&mut bytes)).await.unwrap();
+    within(link.app.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(&bytes, b"still here");
     drop(link.client);
-    drop(link.served);
+    drop(link.app);
     server.outcome().await.unwrap();
 }
 
