@@ -2,6 +2,7 @@
 
 mod ends;
 mod failures;
+mod interop;
 mod pooling;
 mod stress;
 
