@@ -7,20 +7,25 @@
 mod client;
 mod connect;
 mod copy;
+mod dial;
 mod error;
 mod headers;
 mod pool;
+mod queue;
 mod server;
+mod stream;
 mod tunnel;
 
 #[cfg(test)]
 mod tests;
 
-pub use client::{Dial, Dialing, Opened, Pool};
+pub use client::{Opened, Pool};
 pub use connect::{Authority, AuthorityError, ConnectHead, ConnectRequest, Refusal};
-pub use copy::{Broken, Progress, Stream, Transfer, copy};
+pub use copy::{Broken, Progress, Transfer, copy};
+pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
 pub use pool::Key;
 pub use server::{Accept, Upstream, serve};
+pub use stream::Stream;
 pub use tunnel::Limits;

@@ -28,7 +28,7 @@ async fn read(mut socket: OwnedReadHalf) -> Vec<u8> {
     bytes
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn eight_megabytes_each_way_at_once() {
     const LENGTH: usize = 8 << 20;
     let world = World::new();
@@ -60,7 +60,7 @@ async fn eight_megabytes_each_way_at_once() {
     theirs.outcome.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     let world = World::new();
     let (pool, server) = (world.pool(), world.server().await);
@@ -104,7 +104,7 @@ async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     within(&mut slow.transfer).await.unwrap().outcome.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_flood_of_small_frames_to_a_slow_reader() {
     const FRAMES: usize = 150_000;
     const LENGTH: usize = 20;
