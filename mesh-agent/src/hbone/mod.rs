@@ -20,7 +20,7 @@ mod tunnel;
 mod tests;
 
 pub use client::{Opened, Pool};
-pub use connect::{Authority, AuthorityError, ConnectHead, ConnectRequest, Refusal};
+pub use connect::{ConnectHead, ConnectRequest, Refusal};
 pub use copy::{Broken, Progress, Transfer, copy};
 pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};

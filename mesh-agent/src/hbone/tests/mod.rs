@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept, Authority, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool,
-    Progress, Refusal, ServeError, Transfer, Upstream, copy, serve,
+    Accept, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool, Progress,
+    Refusal, ServeError, Transfer, Upstream, copy, serve,
 };
-use crate::model::Identity;
+use crate::model::{Authority, Identity};
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 
 const DOMAIN: &str = "cluster.local";
