@@ -237,7 +237,7 @@ async fn a_foreign_server_is_asked_by_the_contract() {
         tokio::join!(
             copy(agent, opened.stream, &progress, &revoked),
             async {
-                write.write_all(&[7; 1 << 20]).await.unwrap();
+                write.write_all(&vec![7; 1 << 20]).await.unwrap();
                 drop(write);
             },
             read.read_to_end(&mut echoed)
@@ -245,7 +245,7 @@ async fn a_foreign_server_is_asked_by_the_contract() {
     })
     .await;
     transfer.outcome.unwrap();
-    assert!(echoed == [7; 1 << 20]);
+    assert!(echoed == vec![7; 1 << 20]);
     // The peer's limit of seven streams.
     let mut held = Vec::new();
     for _ in 0..8 {
