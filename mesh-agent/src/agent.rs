@@ -55,7 +55,10 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     dataplane.attach_node()?;
 
     let (outbound, inbound, slots) = listeners()?;
-    let options = world::Options { uplinks: config.uplink.clone(), mtu: config.mtu };
+    let options = world::Options {
+        uplinks: config.uplink.clone(),
+        mtu: config.mtu,
+    };
     let snapshot = Snapshot::new(Settings {
         trust_domain: config.trust_domain.clone(),
         ..Settings::for_node(config.node.as_str())
@@ -76,11 +79,19 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     // Serving connections outlives the order to stop; everything else ends with it.
     let out = Outbound::new(snapshots.clone(), pool);
     for listener in outbound {
-        parts.spawn(part(out.clone().run(listener, connections.clone(), shutdown.clone())));
+        parts.spawn(part(out.clone().run(
+            listener,
+            connections.clone(),
+            shutdown.clone(),
+        )));
     }
     let into = Inbound::new(snapshots.clone(), certificates.clone());
     for listener in inbound {
-        parts.spawn(part(into.clone().run(listener, connections.clone(), shutdown.clone())));
+        parts.spawn(part(into.clone().run(
+            listener,
+            connections.clone(),
+            shutdown.clone(),
+        )));
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(certificates.clone().run(stopped.clone())));
@@ -95,8 +106,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     info!("stopping");
     shutdown.cancel();
     connections.close();
-    if timeout(config.drain_deadline, connections.wait()).await.is_err() {
-        warn!(open = connections.len(), "connections cut at the drain deadline");
+    if timeout(config.drain_deadline, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            open = connections.len(),
+            "connections cut at the drain deadline"
+        );
     }
     stopped.cancel();
     parts.shutdown().await;
@@ -131,7 +148,9 @@ fn listeners() -> anyhow::Result<Listeners> {
         let listener = match socket::listener(v6) {
             Ok(listener) => listener,
             // A kernel without IPv6.
-            Err(error) if v6 && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => return Ok(None),
+            Err(error) if v6 && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error).context("opening a transparent listener"),
         };
         let socket = std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned()?;
@@ -139,7 +158,10 @@ fn listeners() -> anyhow::Result<Listeners> {
         Ok(Some(listener))
     };
     let mut both = |slot| -> anyhow::Result<Vec<TcpListener>> {
-        Ok([open(slot, false)?, open(slot, true)?].into_iter().flatten().collect())
+        Ok([open(slot, false)?, open(slot, true)?]
+            .into_iter()
+            .flatten()
+            .collect())
     };
     let outbound = both(Slot::Outbound)?;
     let inbound = both(Slot::Inbound)?;
@@ -169,8 +191,12 @@ async fn prefetch(
 
 fn identities(snapshot: &Snapshot) -> HashSet<Identity> {
     let node = snapshot.settings().node.clone();
-    let enrolled = snapshot.workloads_on(&node).filter(|workload| workload.enrolled);
-    enrolled.filter_map(|workload| workload.identity.clone()).collect()
+    let enrolled = snapshot
+        .workloads_on(&node)
+        .filter(|workload| workload.enrolled);
+    enrolled
+        .filter_map(|workload| workload.identity.clone())
+        .collect()
 }
 
 /// Every connection is two descriptors; the hard limit is the operator's word.

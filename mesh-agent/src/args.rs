@@ -40,7 +40,12 @@ pub struct Run {
     pub ca: PathBuf,
 
     /// Directory for what must survive a restart of the agent.
-    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = "/var/lib/mesh-cni")]
+    #[arg(
+        long,
+        env = "MESH_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/mesh-cni"
+    )]
     pub state: PathBuf,
 
     /// Unix socket on which mesh-cni finds this agent.
@@ -48,7 +53,12 @@ pub struct Run {
     pub cni_socket: PathBuf,
 
     /// Directory on a BPF file system that keeps programs and maps while no agent runs.
-    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/mesh-cni")]
+    #[arg(
+        long,
+        env = "MESH_BPFFS",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/mesh-cni"
+    )]
     pub bpffs: PathBuf,
 
     /// Interface that leads to other nodes; may be given more than once [default: those with an address of the Node]
@@ -60,11 +70,22 @@ pub struct Run {
     pub mtu: Option<u32>,
 
     /// Trust domain of every identity.
-    #[arg(long, env = "MESH_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    #[arg(
+        long,
+        env = "MESH_TRUST_DOMAIN",
+        value_name = "NAME",
+        default_value = "cluster.local"
+    )]
     pub trust_domain: String,
 
     /// How programs are attached to interfaces; auto takes tcx from Linux 6.6 on.
-    #[arg(long, env = "MESH_ATTACH", value_name = "HOW", value_enum, default_value = "auto")]
+    #[arg(
+        long,
+        env = "MESH_ATTACH",
+        value_name = "HOW",
+        value_enum,
+        default_value = "auto"
+    )]
     pub attach: Mode,
 
     /// Seconds that open connections are given to end when the agent is told to stop.
@@ -73,6 +94,8 @@ pub struct Run {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: u32 = text.parse().map_err(|_| "not a whole number of seconds".to_owned())?;
+    let seconds: u32 = text
+        .parse()
+        .map_err(|_| "not a whole number of seconds".to_owned())?;
     Ok(Duration::from_secs(seconds.into()))
 }

@@ -41,7 +41,8 @@ pub struct Record {
 /// Why a record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The attachment cannot name a file: the runtime sent a container id or interface name that the CNI specification forbids.
+    /// The attachment cannot name a file: the runtime sent a container id or interface name that the CNI specification
+    /// forbids.
     #[error("container id {:?} or interface name {:?} is not a file name", .0.container, .0.ifname)]
     Name(Attachment),
     /// The file system refused.
@@ -98,7 +99,8 @@ impl Store {
         let path = self.path(&record.attachment)?;
         record.sequence = self.last_sequence + 1;
         let temporary = self.directory.join(TEMPORARY);
-        let text = serde_json::to_vec(&record).expect("a record is plain data with string keys");
+        let text = serde_json::to_vec(&record).map_err(io::Error::from);
+        let text = text.map_err(failed("encode", &path))?;
         fs::write(&temporary, text).map_err(failed("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(failed("write", &path))?;
         self.last_sequence = record.sequence;

@@ -25,7 +25,7 @@ use crate::world::{Command, Reply, Wired, refusal};
 /// How long an ADD waits for the source to tell its pod: the runtime may know it first.
 const POD_WAIT: Duration = Duration::from_secs(10);
 /// How long a caller may be silent between its messages.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// The socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,8 @@ pub struct Error {
 /// The server of CNI requests.
 pub struct CniServer {
     listener: UnixListener,
-    path: PathBuf,
+    /// Where the binary leaves releases that found no agent.
+    queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
 }
@@ -51,7 +52,10 @@ impl CniServer {
         commands: mpsc::Sender<Command>,
         world: watch::Receiver<Snapshot>,
     ) -> Result<Self, Error> {
-        let error = |source| Error { path: path.to_owned(), source };
+        let error = |source| Error {
+            path: path.to_owned(),
+            source,
+        };
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(error)?;
         }
@@ -64,12 +68,17 @@ impl CniServer {
         let listener = UnixListener::bind(&fresh).map_err(error)?;
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).map_err(error)?;
         fs::rename(&fresh, path).map_err(error)?;
-        Ok(Self { listener, path: path.to_owned(), commands, world })
+        Ok(Self {
+            listener,
+            queue: path.with_file_name("released"),
+            commands,
+            world,
+        })
     }
 
     /// Serves until shutdown; requests that have begun are finished.
     pub async fn run(self, shutdown: CancellationToken) {
-        self.replay().await;
+        replay(&self.queue, &self.commands).await;
         let calls = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -78,15 +87,25 @@ impl CniServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let call = Call { commands: self.commands.clone(), world: self.world.clone() };
+                    let call = Call {
+                        queue: self.queue.clone(),
+                        commands: self.commands.clone(),
+                        world: self.world.clone(),
+                    };
                     calls.spawn(async move {
                         if let Err(error) = call.serve(stream).await {
-                            debug!(error = &error as &dyn std::error::Error, "a CNI call broke off");
+                            debug!(
+                                error = &error as &dyn std::error::Error,
+                                "a CNI call broke off"
+                            );
                         }
                     });
                 }
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "cannot accept a CNI call");
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot accept a CNI call"
+                    );
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -94,27 +113,35 @@ impl CniServer {
         calls.close();
         calls.wait().await;
     }
+}
 
-    /// Carries out the DELs that came while no agent ran.
-    async fn replay(&self) {
-        let queue = self.path.with_file_name("released");
-        for entry in fs::read_dir(&queue).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let queued = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            if let Some(attachment) = queued {
-                let _ = ask(&self.commands, |reply| Command::Release(attachment, reply)).await;
-            } else {
-                warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
-            }
-            if let Err(error) = fs::remove_file(&path) {
-                warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot remove");
-            }
+/// Carries out the DELs that found no agent: the binary leaves each as a file beside the socket.
+///
+/// Called with the socket bound, so that a DEL that comes now either finds the agent or has left its file already.
+async fn replay(queue: &Path, commands: &mpsc::Sender<Command>) {
+    for entry in fs::read_dir(queue).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            // Being written.
+            continue;
+        }
+        let path = entry.path();
+        let queued = fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(attachment) = queued {
+            let _ = ask(commands, |reply| Command::Release(attachment, reply)).await;
+        } else {
+            warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
+        }
+        if let Err(error) = fs::remove_file(&path) {
+            warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot remove");
         }
     }
 }
 
 /// One connection of the binary.
 struct Call {
+    queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
 }
@@ -127,8 +154,15 @@ impl Call {
             return Ok(());
         };
         let response = match request {
-            Request::Reserve { attachment, pod, netns, network } => {
-                return self.add(attachment, pod, netns, network, reader, writer).await;
+            Request::Reserve {
+                attachment,
+                pod,
+                netns,
+                network,
+            } => {
+                return self
+                    .add(attachment, pod, netns, network, reader, writer)
+                    .await;
             }
             Request::Attach { .. } => Err(refusal(
                 Reason::Invalid,
@@ -138,11 +172,15 @@ impl Call {
             Request::Release { attachment } => {
                 self.done(|reply| Command::Release(attachment, reply)).await
             }
-            Request::Check { attachment } => ask(&self.commands, |it| Command::Check(attachment, it))
-                .await
-                .map(Response::Reserved),
+            Request::Check { attachment } => {
+                ask(&self.commands, |it| Command::Check(attachment, it))
+                    .await
+                    .map(Response::Reserved)
+            }
             Request::Collect { network, keep } => {
-                self.done(|reply| Command::Collect(network, keep, reply)).await
+                replay(&self.queue, &self.commands).await;
+                self.done(|reply| Command::Collect(network, keep, reply))
+                    .await
             }
             Request::Status => self.done(Command::Status).await,
         };
@@ -175,7 +213,12 @@ impl Call {
             Ok(()) => receive(&mut reader, &mut writer).await,
             Err(error) => Err(error),
         };
-        let Ok(Some(Request::Attach { host_ifindex, host_mac, mac })) = next else {
+        let Ok(Some(Request::Attach {
+            host_ifindex,
+            host_mac,
+            mac,
+        })) = next
+        else {
             let _ = self.commands.send(Command::Cancel(attachment)).await;
             return next.map(|_| ());
         };
@@ -191,7 +234,10 @@ impl Call {
             host_mac,
             sequence: 0,
         };
-        let wired = Box::new(Wired { record, host_ifindex });
+        let wired = Box::new(Wired {
+            record,
+            host_ifindex,
+        });
         let attached = self.done(|reply| Command::Attach(wired, reply)).await;
         if attached.is_err() {
             let _ = self.commands.send(Command::Cancel(attachment)).await;
@@ -199,10 +245,7 @@ impl Call {
         send(&mut writer, attached).await
     }
 
-    async fn done(
-        &self,
-        command: impl FnOnce(Reply<()>) -> Command,
-    ) -> Result<Response, Refusal> {
+    async fn done(&self, command: impl FnOnce(Reply<()>) -> Command) -> Result<Response, Refusal> {
         ask(&self.commands, command).await.map(|()| Response::Done)
     }
 
@@ -219,7 +262,10 @@ impl Call {
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(refusal(
                 Reason::TryAgain,
-                format!("the source has not told pod {key} within {} s", POD_WAIT.as_secs()),
+                format!(
+                    "the source has not told pod {key} within {} s",
+                    POD_WAIT.as_secs()
+                ),
                 "check K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID in CNI_ARGS against the Pod object",
             )),
         }
@@ -246,18 +292,32 @@ async fn receive(
         }
         Ok(envelope) => {
             let Envelope { version, .. } = envelope;
-            (Reason::Version, format!("message version {version}, this agent speaks {VERSION}"))
+            (
+                Reason::Version,
+                format!("message version {version}, this agent speaks {VERSION}"),
+            )
         }
         Err(error) => (Reason::Invalid, error.to_string()),
     };
     let (reason, message) = wrong;
-    send(writer, Err(refusal(reason, message, "update mesh-cni and mesh-agent together"))).await?;
+    send(
+        writer,
+        Err(refusal(
+            reason,
+            message,
+            "update mesh-cni and mesh-agent together",
+        )),
+    )
+    .await?;
     Err(io::ErrorKind::InvalidData.into())
 }
 
 async fn send(writer: &mut OwnedWriteHalf, response: Result<Response, Refusal>) -> io::Result<()> {
     let message = response.unwrap_or_else(Response::Refused);
-    let mut line = serde_json::to_vec(&Envelope { version: VERSION, message })?;
+    let mut line = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        message,
+    })?;
     line.push(b'\n');
     writer.write_all(&line).await
 }
@@ -267,10 +327,17 @@ async fn ask<T>(
     command: impl FnOnce(Reply<T>) -> Command,
 ) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
-    commands.send(command(reply)).await.map_err(|_| stopping())?;
+    commands
+        .send(command(reply))
+        .await
+        .map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?
 }
 
 fn stopping() -> Refusal {
-    refusal(Reason::TryAgain, "the agent is stopping".to_owned(), "try again")
+    refusal(
+        Reason::TryAgain,
+        "the agent is stopping".to_owned(),
+        "try again",
+    )
 }

@@ -83,8 +83,7 @@ impl Ipam {
         let mut addresses = Vec::new();
         if !self.v4.ranges.is_empty() {
             let number = self.v4.next().ok_or(Unavailable::ExhaustedV4)?;
-            let bits = u32::try_from(number).expect("an IPv4 range holds IPv4 addresses");
-            addresses.push(Ipv4Addr::from_bits(bits).into());
+            addresses.push(v4(number).into());
         }
         if !self.v6.ranges.is_empty() {
             let number = self.v6.next().ok_or(Unavailable::ExhaustedV6)?;
@@ -169,6 +168,10 @@ impl Range {
             ..*self
         }
     }
+}
+
+fn v4(number: u128) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from(number).expect("ranges of IPv4 hold IPv4 addresses"))
 }
 
 fn number(address: IpAddr) -> u128 {

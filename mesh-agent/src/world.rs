@@ -141,13 +141,20 @@ impl World {
             listeners,
             behind: false,
         };
-        let links: HashMap<_, _> =
-            world.network.links().await?.into_iter().map(|link| (link.name, link.index)).collect();
+        let links: HashMap<_, _> = world
+            .network
+            .links()
+            .await?
+            .into_iter()
+            .map(|link| (link.name, link.index))
+            .collect();
         let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
         for record in &records {
             world.restore_one(record, links.get(&record.host_ifname).copied())?;
         }
-        world.dataplane.retain_pods(|ifname| links.contains_key(ifname))?;
+        world
+            .dataplane
+            .retain_pods(|ifname| links.contains_key(ifname))?;
         world.published.send_replace(world.snapshot.clone());
         Ok((world, receiver))
     }
@@ -157,12 +164,16 @@ impl World {
             self.ipam.take(*address);
         }
         if let Some(index) = index {
-            self.interfaces.insert(record.attachment.clone(), interface(record, index));
+            self.interfaces
+                .insert(record.attachment.clone(), interface(record, index));
             self.dataplane.attach_pod(&record.host_ifname)?;
             self.snapshot.apply(Event::Attached(attached(record)));
         } else {
             // The runtime still has to tell us with DEL or GC; until then the address stays taken.
-            info!(interface = record.host_ifname, "attachment without its interface");
+            info!(
+                interface = record.host_ifname,
+                "attachment without its interface"
+            );
         }
         Ok(())
     }
@@ -205,8 +216,14 @@ impl World {
         }
         if change.synced || self.behind {
             self.catch_up().await;
-        } else if let Err(error) = self.dataplane.update(&self.snapshot, &self.interfaces, &change) {
-            error!(error = &error as &dyn std::error::Error, "the maps are behind the world");
+        } else if let Err(error) = self
+            .dataplane
+            .update(&self.snapshot, &self.interfaces, &change)
+        {
+            error!(
+                error = &error as &dyn std::error::Error,
+                "the maps are behind the world"
+            );
             self.behind = true;
         } else if !change.nodes.is_empty() {
             self.follow_nodes().await;
@@ -219,7 +236,10 @@ impl World {
         let published = replaced.and_then(|()| self.publish());
         self.behind = published.is_err();
         if let Err(error) = published {
-            error!(error = &error as &dyn std::error::Error, "the maps are behind the world");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "the maps are behind the world"
+            );
         }
         self.follow_nodes().await;
     }
@@ -227,7 +247,8 @@ impl World {
     /// Puts the listeners into their slots, once: from here on captured connections are this agent's.
     fn publish(&mut self) -> Result<(), dataplane::Error> {
         for listener in &self.listeners {
-            self.dataplane.publish(listener.slot, listener.v6, &listener.socket)?;
+            self.dataplane
+                .publish(listener.slot, listener.v6, &listener.socket)?;
         }
         self.listeners.clear();
         Ok(())
@@ -240,18 +261,27 @@ impl World {
             if self.uplinks.is_empty()
                 && let Err(error) = self.attach_uplinks(&node.addresses).await
             {
-                error!(error = &error as &dyn std::error::Error, "no way to other nodes");
+                error!(
+                    error = &error as &dyn std::error::Error,
+                    "no way to other nodes"
+                );
                 self.behind = true;
             }
         }
         let routes = network::wanted(&self.snapshot, &name);
         if let Err(error) = self.network.sync_routes(&routes).await {
-            warn!(error = &error as &dyn std::error::Error, "a route to another node's pods is missing");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a route to another node's pods is missing"
+            );
         }
     }
 
     async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let uplinks = self.network.uplinks(&self.options.uplinks, addresses).await?;
+        let uplinks = self
+            .network
+            .uplinks(&self.options.uplinks, addresses)
+            .await?;
         self.network.prepare(&uplinks).await?;
         for uplink in &uplinks {
             self.dataplane.attach_uplink(&uplink.name)?;
@@ -265,7 +295,7 @@ impl World {
         // A caller that no longer listens is gone; what it asked for is undone by its connection's end.
         match command {
             Command::Reserve(attachment, reply) => {
-                let _ = reply.send(self.reserve(attachment));
+                let _ = reply.send(self.reserve(attachment).await);
             }
             Command::Cancel(attachment) => self.cancel(&attachment),
             Command::Attach(wired, reply) => {
@@ -288,9 +318,15 @@ impl World {
         }
     }
 
-    fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
+    async fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
         self.ready()?;
         if let Some(record) = self.store.get(&attachment) {
+            // The binary takes a host interface of this name for a leftover and removes it.
+            if self.is_wired(&record.host_ifname).await {
+                let Attachment { container, ifname } = attachment;
+                let message = format!("container {container} has interface {ifname} already");
+                return Err(refusal(Reason::Invalid, message, "DEL it first"));
+            }
             return Ok(self.wiring(record.addresses.clone()));
         }
         if let Some(addresses) = self.reserved.get(&attachment) {
@@ -301,6 +337,11 @@ impl World {
         Ok(self.wiring(addresses))
     }
 
+    async fn is_wired(&self, host_ifname: &str) -> bool {
+        let links = self.network.links().await;
+        links.is_ok_and(|links| links.iter().any(|link| link.name == host_ifname))
+    }
+
     fn cancel(&mut self, attachment: &Attachment) {
         for address in self.reserved.remove(attachment).into_iter().flatten() {
             self.ipam.release(address);
@@ -308,7 +349,10 @@ impl World {
     }
 
     async fn attach(&mut self, wired: Wired) -> Result<(), Refusal> {
-        let Wired { record, host_ifindex } = wired;
+        let Wired {
+            record,
+            host_ifindex,
+        } = wired;
         let captured = self.capture(&record, host_ifindex).await;
         let kept = captured.map_err(Error::from).and_then(|()| {
             self.store.put(record.clone())?;
@@ -330,8 +374,10 @@ impl World {
 
     /// The maps first, then the programs: a packet that meets a program meets its pod's entry.
     async fn capture(&mut self, record: &Record, index: u32) -> Result<(), dataplane::Error> {
-        self.interfaces.insert(record.attachment.clone(), interface(record, index));
-        self.apply([Event::Attached(attached(record))].into_iter()).await;
+        self.interfaces
+            .insert(record.attachment.clone(), interface(record, index));
+        self.apply([Event::Attached(attached(record))].into_iter())
+            .await;
         if self.behind {
             self.dataplane.replace(&self.snapshot, &self.interfaces)?;
         }
@@ -346,7 +392,10 @@ impl World {
         self.forget(&record).await;
         if let Err(error) = self.store.remove(attachment) {
             // The address is not given again while the file says that it is taken.
-            warn!(error = &error as &dyn std::error::Error, "an attachment's file stays behind");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "an attachment's file stays behind"
+            );
             return;
         }
         for address in &record.addresses {
@@ -357,13 +406,22 @@ impl World {
     /// Takes an attachment out of the world and of the kernel; its addresses stay taken.
     async fn forget(&mut self, record: &Record) {
         if let Err(error) = self.network.remove_link(&record.host_ifname).await {
-            warn!(error = &error as &dyn std::error::Error, "a pod's interface stays behind");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a pod's interface stays behind"
+            );
         }
         let interface = self.interfaces.remove(&record.attachment);
-        self.apply([Event::Detached(record.attachment.clone())].into_iter()).await;
-        let removed = interface.map_or(Ok(()), |interface| self.dataplane.remove_pod(interface.index));
+        self.apply([Event::Detached(record.attachment.clone())].into_iter())
+            .await;
+        let removed = interface.map_or(Ok(()), |interface| {
+            self.dataplane.remove_pod(interface.index)
+        });
         if let Err(error) = removed.and_then(|()| self.dataplane.detach_pod(&record.host_ifname)) {
-            warn!(error = &error as &dyn std::error::Error, "a pod's kernel state stays behind");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a pod's kernel state stays behind"
+            );
         }
     }
 
@@ -376,7 +434,10 @@ impl World {
             .map(|record| record.attachment.clone())
             .collect();
         for attachment in garbage {
-            info!(container = attachment.container, "released by garbage collection");
+            info!(
+                container = attachment.container,
+                "released by garbage collection"
+            );
             self.release(&attachment).await;
         }
     }
@@ -385,7 +446,10 @@ impl World {
         let record = self.store.get(attachment).ok_or_else(|| {
             refusal(
                 Reason::Unknown,
-                format!("container {} has no interface {}", attachment.container, attachment.ifname),
+                format!(
+                    "container {} has no interface {}",
+                    attachment.container, attachment.ifname
+                ),
                 "ADD it first",
             )
         })?;
@@ -405,11 +469,19 @@ impl World {
         }
         if self.snapshot.node(node).is_none() {
             let message = format!("the source has no Node {node}");
-            return Err(refusal(Reason::TryAgain, message, "create it, or mend --node"));
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "create it, or mend --node",
+            ));
         }
         if self.uplinks.is_empty() {
             let message = format!("no interface has an address of Node {node}");
-            return Err(refusal(Reason::TryAgain, message, "mend status.addresses, or pass --uplink"));
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "mend status.addresses, or pass --uplink",
+            ));
         }
         Ok(())
     }
@@ -440,9 +512,17 @@ fn attached(record: &Record) -> Attached {
 }
 
 fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
-    refusal(Reason::Unavailable, error.to_string(), "delete pods or add a pod CIDR to the Node")
+    refusal(
+        Reason::Unavailable,
+        error.to_string(),
+        "delete pods or add a pod CIDR to the Node",
+    )
 }
 
 pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {
-    Refusal { reason, message, remedy: remedy.to_owned() }
+    Refusal {
+        reason,
+        message,
+        remedy: remedy.to_owned(),
+    }
 }

@@ -8,11 +8,12 @@ use mesh_common::cni::{Request, Wiring};
 
 use crate::agent::Session;
 use crate::apply::{self, Kernel};
+use crate::command::Command;
 use crate::del;
 use crate::error::Error;
 use crate::netns::Netns;
 use crate::plan::{End, Mac, plan};
-use crate::request::{Add, Command};
+use crate::request::Add;
 use crate::result::CniResult;
 
 /// Carries an ADD out.

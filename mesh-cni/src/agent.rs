@@ -16,8 +16,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use serde::Deserialize;
 
+use crate::command::Command;
 use crate::error::Error;
-use crate::request::Command;
 
 /// A connection to the agent, for one command.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Session {
         let stream = open(path).map_err(|source| Error::AgentUnreachable {
             command,
             socket: path.to_owned(),
-            source,
+            source: timed_out(source),
         })?;
         Ok(Self {
             command,
@@ -89,19 +89,18 @@ impl Session {
         if line.len() > MAX_LINE {
             return Err(self.nonsense("cannot take a request of that many attachments"));
         }
-        let answer = self.exchange(&line, deadline).map_err(|source| {
-            let socket = self.path.clone();
-            Error::AgentSilent {
+        let answer = self
+            .exchange(&line, deadline)
+            .map_err(|source| Error::AgentSilent {
                 command: self.command,
-                socket,
-                source,
-            }
-        })?;
+                socket: self.path.clone(),
+                source: timed_out(source),
+            })?;
         self.decode(&answer)
     }
 
     fn exchange(&mut self, line: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
-        // Requests are small against a socket buffer, so one timeout bounds the whole write well enough.
+        // Nearly every request fits the socket's buffer at once, so a timeout of each write is as good as a deadline.
         self.stream.set_write_timeout(Some(left(deadline)?))?;
         self.stream.write_all(line)?;
         let mut answer = Vec::new();
@@ -153,6 +152,14 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(fd))
+}
+
+/// The kernel tells of a socket's timeout as "resource temporarily unavailable".
+fn timed_out(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return io::ErrorKind::TimedOut.into();
+    }
+    error
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {

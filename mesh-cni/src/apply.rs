@@ -184,10 +184,6 @@ pub(crate) fn opened(netlink: io::Result<Netlink>) -> Result<Netlink, Error> {
 const LOOPBACK: u32 = 1;
 
 #[cfg(test)]
-#[path = "apply_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use mesh_common::cni::Attachment;
 

@@ -12,11 +12,12 @@ use mesh_common::cni::{Request, Wiring};
 
 use crate::agent::Session;
 use crate::apply::opened;
+use crate::command::Command;
 use crate::error::Error;
 use crate::netlink::{Found, Link, Netlink};
 use crate::netns::Netns;
 use crate::plan::{self, End, Mac};
-use crate::request::{Check, Command};
+use crate::request::Check;
 use crate::result::Interface;
 
 /// Carries a CHECK out.

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::command::Command;
 use crate::error::Error;
-use crate::request::{Command, is_cni_name};
+use crate::request::is_cni_name;
 use crate::result::{CniResult, Dns};
 use crate::version::Version;
 

@@ -8,15 +8,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mesh_common::cni::{Attachment, Request};
+use mesh_common::cni::{Attachment, Reason, Request};
 
 use crate::agent::Session;
 use crate::apply::opened;
+use crate::command::Command;
 use crate::error::Error;
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::plan::{End, Mac, Undo};
-use crate::request::{Command, Del};
+use crate::request::Del;
 
 /// Carries a DEL out.
 pub(crate) fn run(del: &Del) {
@@ -48,9 +49,14 @@ pub(crate) fn release(socket: &Path, attachment: &Attachment) {
     }
 }
 
+/// An agent that does not know the attachment has nothing to release.
 fn tell(socket: &Path, attachment: &Attachment) -> Result<(), Error> {
     let attachment = attachment.clone();
-    Session::connect(Command::Del, socket)?.done(Request::Release { attachment })
+    let told = Session::connect(Command::Del, socket)?.done(Request::Release { attachment });
+    match told {
+        Err(Error::Refused { refusal, .. }) if refusal.reason == Reason::Unknown => Ok(()),
+        told => told,
+    }
 }
 
 /// Writes under another name first, so that the agent never reads half a file.

@@ -4,15 +4,14 @@
 //! specification's, 100 and above our own.
 
 use std::error::Error as StdError;
-use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
 use mesh_common::cni::{Reason, Refusal};
 use serde::Serialize;
 
+use crate::command::Command;
 use crate::plan::{Step, Undo};
-use crate::request::Command;
 use crate::version::{self, Version};
 
 /// Our own code: the kernel or the agent did what the contract does not foresee.
@@ -259,13 +258,12 @@ impl Error {
     /// The JSON document for standard output; `version` is the one asked for, where it could be read.
     pub fn to_json(&self, version: Option<&str>) -> String {
         let newest = Version::NEWEST.as_str();
-        let document = Document {
+        crate::to_json(&Document {
             cni_version: version.unwrap_or(newest),
             code: self.code(),
             msg: self.with_causes(),
             details: self.remedy(),
-        };
-        serde_json::to_string(&document).expect("strings and numbers always become JSON")
+        })
     }
 
     /// The message with what caused it, in one line.
@@ -273,7 +271,8 @@ impl Error {
         let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            write!(text, ": {error}").expect("writing to a string cannot fail");
+            text.push_str(": ");
+            text.push_str(&error.to_string());
             cause = error.source();
         }
         text
@@ -320,10 +319,6 @@ fn errno_remedy(error: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "error_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -348,7 +343,11 @@ mod tests {
             (Command::Status, Reason::TryAgain, 50),
             (Command::Status, Reason::Unavailable, 50),
         ] {
-            assert_eq!(refused(command, reason).code(), code, "{command} {reason:?}");
+            assert_eq!(
+                refused(command, reason).code(),
+                code,
+                "{command} {reason:?}"
+            );
         }
     }
 

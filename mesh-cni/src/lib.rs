@@ -10,6 +10,7 @@ mod add;
 pub mod agent;
 pub mod apply;
 mod check;
+pub mod command;
 mod config;
 mod del;
 mod error;
@@ -26,8 +27,9 @@ use mesh_common::cni;
 use serde::Serialize;
 
 use agent::Session;
+use command::{Command, Env};
 pub use error::Error;
-use request::{Env, Request};
+use request::Request;
 pub use version::Version;
 
 /// What the process prints on standard output, and exits with.
@@ -52,7 +54,7 @@ pub fn run(env: Env<'_>, stdin: impl Read) -> Outcome {
 }
 
 fn answer(env: Env<'_>, stdin: impl Read, config: &mut Vec<u8>) -> Result<String, Error> {
-    let command = request::command(env)?;
+    let command = Command::read(env)?;
     let mut stdin = stdin.take(MAX_CONFIG);
     stdin.read_to_end(config).map_err(Error::ReadConfig)?;
     match Request::parse(command, env, config)? {

@@ -41,15 +41,19 @@ impl Mac {
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
-        Self([(a & 0xfc) | 0x02, b, c, d, e ^ g, f ^ h])
+        let [mut mac @ .., fifth, sixth] = hash.to_be_bytes();
+        mac[0] = (mac[0] & 0xfc) | 0x02;
+        mac[4] ^= fifth;
+        mac[5] ^= sixth;
+        Self(mac)
     }
 }
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
     }
 }
 
@@ -133,9 +137,11 @@ impl Step {
             Self::CreateVeth(veth) => Some(Undo::DeleteVeth {
                 host: veth.host.clone(),
             }),
-            // What a killed ADD left is of no use to anyone, and a loopback device that is up is what every pod has.
-            Self::RemoveLeftover { .. } | Self::LoopbackUp => None,
-            Self::FindVeth { .. }
+            // What a killed ADD left is of no use to anyone, and a loopback device that is up is what every pod has;
+            // the rest goes with the veth.
+            Self::RemoveLeftover { .. }
+            | Self::LoopbackUp
+            | Self::FindVeth { .. }
             | Self::NoLinkLocal(_)
             | Self::IgnoreAdvertisements { .. }
             | Self::Up(_)
@@ -270,10 +276,6 @@ impl fmt::Display for Undo {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "plan_tests.rs"]
-mod tests;
 
 #[cfg(test)]
 mod tests {

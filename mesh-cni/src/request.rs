@@ -3,78 +3,15 @@
 //! Contract: CNI 1.1.0, sections "Parameters" and "CNI Operations". Keys that we do not know are ignored, because
 //! runtimes add their own.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use mesh_common::cni::{Attachment, PodRef};
 
+use crate::command::{ARGS, CONTAINERID, Command, Env, IFNAME, NETNS, invalid};
 use crate::config::{self, NetworkConfig};
 use crate::error::Error;
 use crate::result::{CniResult, Dns};
 use crate::version::Version;
-
-/// A `CNI_COMMAND`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Wire a container.
-    Add,
-    /// Undo an ADD.
-    Del,
-    /// Is the container wired as ADD left it?
-    Check,
-    /// Drop what no attachment names.
-    Gc,
-    /// Can an ADD succeed now?
-    Status,
-    /// Which versions do we speak?
-    Version,
-}
-
-impl Command {
-    const ALL: [Self; 6] = [
-        Self::Add,
-        Self::Del,
-        Self::Check,
-        Self::Gc,
-        Self::Status,
-        Self::Version,
-    ];
-
-    /// The version of the specification that brought the command; nothing below 0.3.0 is spoken.
-    pub const fn since(self) -> Version {
-        match self {
-            Self::Add | Self::Del | Self::Version => Version::V0_3_0,
-            Self::Check => Version::V0_4_0,
-            Self::Gc | Self::Status => Version::V1_1_0,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-        }
-    }
-
-    const fn required(self) -> &'static [&'static str] {
-        match self {
-            Self::Add | Self::Check => &[CONTAINERID, NETNS, IFNAME],
-            Self::Del => &[CONTAINERID, IFNAME],
-            Self::Gc => &[PATH],
-            Self::Status | Self::Version => &[],
-        }
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What the runtime asks, complete and valid.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,29 +86,13 @@ pub struct Check {
     pub previous: CniResult,
 }
 
-/// Reads a variable by its name.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Reads `CNI_COMMAND`, which tells whether standard input matters at all.
-pub fn command(env: Env<'_>) -> Result<Command, Error> {
-    let value = env(COMMAND).unwrap_or_default();
-    Command::ALL
-        .into_iter()
-        .find(|command| command.as_str() == value)
-        .ok_or(Error::InvalidEnv {
-            name: COMMAND,
-            value,
-            reason: "must be ADD, DEL, CHECK, GC, STATUS or VERSION",
-        })
-}
-
 impl Request {
     /// Reads the request for `command` out of the runtime's variables and standard input.
     ///
     /// # Errors
     /// The variables are judged first (code 4), then the version (1), the JSON (6), and what it says (7).
     pub fn parse(command: Command, env: Env<'_>, stdin: &[u8]) -> Result<Self, Error> {
-        require(command, env)?;
+        command.require(env)?;
         match command {
             Command::Add => add(env, stdin).map(Self::Add),
             Command::Del => {
@@ -227,17 +148,6 @@ fn add(env: Env<'_>, stdin: &[u8]) -> Result<Add, Error> {
         netns: env(NETNS).unwrap_or_default().into(),
         dns: config.dns,
     })
-}
-
-fn require(command: Command, env: Env<'_>) -> Result<(), Error> {
-    let missing = |name: &&&str| env(name).is_none_or(|value| value.is_empty());
-    let required = command.required();
-    let names: Vec<_> = required.iter().filter(missing).copied().collect();
-    if names.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::MissingEnv { command, names })
-    }
 }
 
 /// The attachment; its names go into a file name and to the kernel, so both are checked here.
@@ -302,49 +212,34 @@ fn pod(env: Env<'_>) -> Result<Option<PodRef>, Error> {
     }))
 }
 
-fn invalid(name: &'static str, value: String, reason: &'static str) -> Error {
-    Error::InvalidEnv {
-        name,
-        value,
-        reason,
-    }
-}
-
-const COMMAND: &str = "CNI_COMMAND";
-const CONTAINERID: &str = "CNI_CONTAINERID";
-const NETNS: &str = "CNI_NETNS";
-const IFNAME: &str = "CNI_IFNAME";
-const ARGS: &str = "CNI_ARGS";
-const PATH: &str = "CNI_PATH";
-
 /// The kernel's `IFNAMSIZ`, less the final NUL.
 const MAX_IFNAME: usize = 15;
 /// What keeps [`Attachment::file_name`] below the kernel's `NAME_MAX`.
 const MAX_CONTAINERID: usize = 230;
 
 #[cfg(test)]
-#[path = "request_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::command::PATH;
 
     const GOOD: [(&str, &str); 5] = [
         (CONTAINERID, "c1"),
         (NETNS, "/run/netns/x"),
         (IFNAME, "eth0"),
-        (ARGS, "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID="),
+        (
+            ARGS,
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=",
+        ),
         (PATH, "/opt/cni/bin"),
     ];
 
     fn parse(command: Command, changes: &[(&str, &str)], config: &str) -> Result<Request, Error> {
         let env = |name: &str| {
-            let find = |list: &[(&str, &str)]| list.iter().rfind(|(key, _)| *key == name).copied();
-            let (_, value) = find(changes).or_else(|| find(&GOOD))?;
-            Some(value.to_owned())
+            let all = GOOD.iter().chain(changes);
+            let (_, value) = all.rev().find(|(key, _)| *key == name)?;
+            Some((*value).to_owned())
         };
         Request::parse(command, &env, config.as_bytes())
     }
@@ -442,7 +337,7 @@ mod tests {
         parse(Command::Status, &none, &full).unwrap();
         parse(Command::Version, &none, &full).unwrap();
         let env = |_: &str| Some("add".to_owned());
-        assert_eq!(command(&env).unwrap_err().code(), 4);
+        assert_eq!(Command::read(&env).unwrap_err().code(), 4);
     }
 
     #[test]
@@ -462,7 +357,11 @@ mod tests {
             (Command::Status, "0.4.0"),
         ] {
             let answer = parse(command, &[], &config(json!({"cniVersion": too_old})));
-            fails(answer, 1, &format!("config version does not allow {command}"));
+            fails(
+                answer,
+                1,
+                &format!("config version does not allow {command}"),
+            );
         }
     }
 
@@ -476,7 +375,10 @@ mod tests {
         for (changes, path) in [
             (json!({"name": 7}), "at name"),
             (json!({"socket": []}), "at socket"),
-            (json!({"dns": {"nameservers": ["a", 7]}}), "at dns.nameservers[1]"),
+            (
+                json!({"dns": {"nameservers": ["a", 7]}}),
+                "at dns.nameservers[1]",
+            ),
         ] {
             fails(parse(Command::Add, &[], &config(changes)), 6, path);
         }
@@ -501,11 +403,21 @@ mod tests {
 
     #[test]
     fn check_needs_the_previous_result() {
-        fails(parse(Command::Check, &[], &config(json!({}))), 7, "prevResult");
+        fails(
+            parse(Command::Check, &[], &config(json!({}))),
+            7,
+            "prevResult",
+        );
         for (previous, path) in [
-            (json!([]), "prevResult"),
-            (json!({"ips": [{"address": "10.0.0.300/32"}]}), "prevResult.ips[0].address"),
-            (json!({"interfaces": [{"name": 7}]}), "prevResult.interfaces[0].name"),
+            (json!(7), "prevResult"),
+            (
+                json!({"ips": [{"address": "10.0.0.300/32"}]}),
+                "prevResult.ips[0].address",
+            ),
+            (
+                json!({"interfaces": [{"name": 7}]}),
+                "prevResult.interfaces[0].name",
+            ),
         ] {
             let config = config(json!({"prevResult": previous}));
             fails(parse(Command::Check, &[], &config), 6, path);
@@ -516,7 +428,11 @@ mod tests {
 
     #[test]
     fn gc_tells_none_from_missing() {
-        fails(parse(Command::Gc, &[], &config(json!({}))), 7, "cni.dev/valid-attachments");
+        fails(
+            parse(Command::Gc, &[], &config(json!({}))),
+            7,
+            "cni.dev/valid-attachments",
+        );
         let keep = |attachments: Value| {
             let config = config(json!({"cni.dev/valid-attachments": attachments}));
             match parse(Command::Gc, &[], &config) {
@@ -529,7 +445,11 @@ mod tests {
         let one = keep(json!([{"containerID": "c1", "ifname": "eth0"}]));
         assert_eq!(one[0].file_name(), "c1@eth0");
         let bad = config(json!({"cni.dev/valid-attachments": [{"containerID": "c1"}]}));
-        fails(parse(Command::Gc, &[], &bad), 6, "cni.dev/valid-attachments[0]");
+        fails(
+            parse(Command::Gc, &[], &bad),
+            6,
+            "cni.dev/valid-attachments[0]",
+        );
     }
 
     #[test]

@@ -152,10 +152,6 @@ where
 const POD_INTERFACE: usize = 1;
 
 #[cfg(test)]
-#[path = "result_tests.rs"]
-mod tests;
-
-#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
@@ -244,7 +240,10 @@ mod tests {
         let dns = serde_json::from_value(given.clone()).unwrap();
         let with = result(Version::V1_1_0, &["10.0.0.9"], Some(dns));
         assert_eq!(with["dns"], given);
-        assert_eq!(result(Version::V1_1_0, &["10.0.0.9"], None).get("dns"), None);
+        assert_eq!(
+            result(Version::V1_1_0, &["10.0.0.9"], None).get("dns"),
+            None
+        );
     }
 
     #[test]

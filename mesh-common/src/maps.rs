@@ -81,6 +81,7 @@ abi!(FlowKey, size = 36, align = 4);
 impl FlowKey {
     /// The same flow seen from its other end.
     #[inline(always)]
+    #[must_use]
     pub const fn reversed(&self) -> Self {
         Self {
             pod: self.peer,

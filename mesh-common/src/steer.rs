@@ -146,7 +146,7 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
 fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
     let peer = world.workload(&packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
-    if !sockets && !peer.is_some_and(|peer| peer.flags & flags::SOCKETS != 0) {
+    if !sockets && peer.is_none_or(|peer| peer.flags & flags::SOCKETS == 0) {
         return Steer::to(Verb::Pass);
     }
     let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);

@@ -12,6 +12,9 @@ macro_rules! named {
             /// Every variant, in the order of its number.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// How many there are.
+            pub const COUNT: u32 = 0 $(+ { let _ = Self::$variant; 1 })*;
+
             /// The name in counters, metrics and logs.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -76,10 +79,10 @@ impl Outcome {
 }
 
 /// Number of counters: one for every pair of hook and outcome.
-pub const COUNTERS: u32 = (Hook::ALL.len() * Outcome::ALL.len()) as u32;
+pub const COUNTERS: u32 = Hook::COUNT * Outcome::COUNT;
 
 /// Index of the counter of a hook and an outcome, the latter by its number.
 #[inline(always)]
 pub const fn counter(hook: Hook, outcome: u32) -> u32 {
-    hook as u32 * Outcome::ALL.len() as u32 + outcome
+    hook as u32 * Outcome::COUNT + outcome
 }

@@ -16,9 +16,6 @@ pub(crate) struct Args {
     /// Remove what `--keep`, or a run that was killed, left
     #[arg(long)]
     down: bool,
-    /// Run an optimised agent
-    #[arg(long)]
-    release: bool,
 }
 
 /// Builds what the demo needs, then becomes the demo, so that signals and the exit code are its own.
@@ -28,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         target().join("debug")
     } else {
         test::install_packages()?;
-        build::run(&build::Args::optimised(args.release))?
+        build::run(&build::Args::DEBUG)?
     };
     step("building the demo");
     let demo = ["build", "-p", "mesh-tests", "--bin", "mesh-demo", "--quiet"];

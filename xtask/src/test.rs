@@ -22,9 +22,6 @@ pub(crate) struct Args {
     /// Run the scenarios: nodes and pods as network namespaces
     #[arg(long)]
     netns: bool,
-    /// Run the scenarios with an optimised agent
-    #[arg(long)]
-    release: bool,
 }
 
 /// The file in `tests/tests` that needs the object but no agent.
@@ -56,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         finish(&mut scenarios(&[PACKETS.to_owned()]), filter)?;
     }
     if all || args.netns {
-        let binaries = build::run(&build::Args::optimised(args.release))?;
+        let binaries = build::run(&build::Args::DEBUG)?;
         step("scenarios");
         let mut names = scenario_files()?;
         names.retain(|name| name != PACKETS);

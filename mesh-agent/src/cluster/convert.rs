@@ -151,7 +151,8 @@ fn endpoint(
     })
 }
 
-/// Converts a peer authentication policy; ports with modes of their own are kept, and the log tells that they have no effect.
+/// Converts a peer authentication policy; ports with modes of their own are kept, and the log tells that they have no
+/// effect.
 ///
 /// # Errors
 /// It has no name, or a port that is none.

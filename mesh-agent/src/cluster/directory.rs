@@ -215,8 +215,8 @@ fn syntax_of(name: &OsStr) -> Option<Syntax> {
 
 /// What leads from one world to another.
 ///
-/// Pods that are gone come first, because their addresses may be given anew; other things that are gone come last, because they may
-/// decide about pods that stay until what replaces them is told.
+/// Pods that are gone come first, because their addresses may be given anew; other things that are gone come last, because
+/// they may decide about pods that stay until what replaces them is told.
 fn difference(old: &BTreeMap<Reference, Object>, new: &BTreeMap<Reference, Object>) -> Vec<Event> {
     let gone = old.keys().filter(|it| !new.contains_key(it)).cloned();
     let (pods, others): (Vec<_>, Vec<_>) = gone.partition(|it| matches!(it, Reference::Pod(_)));

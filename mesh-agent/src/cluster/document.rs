@@ -134,24 +134,19 @@ impl Contents {
             return Ok(());
         }
         let text = |field: &str| item.value.get(field).and_then(Value::as_str);
-        let (version, kind) = match (text("apiVersion"), text("kind"), of_list) {
-            (Some(version), Some(kind), _) => (version.to_owned(), kind.to_owned()),
-            (None, None, Some((version, kind))) => (version.to_owned(), kind.to_owned()),
-            (version, _, _) => {
-                let field = if version.is_none() {
-                    "apiVersion"
-                } else {
-                    "kind"
-                };
-                return Err(Error::NoKind {
-                    document: item.document,
-                    field: item.path + field,
-                });
-            }
+        let (of_version, of_kind) = of_list.unzip();
+        let version = text("apiVersion").or(of_version).map(str::to_owned);
+        let kind = text("kind").or(of_kind).map(str::to_owned);
+        let (Some(version), Some(kind)) = (&version, &kind) else {
+            let missing = version.map_or("apiVersion", |_| "kind");
+            return Err(Error::NoKind {
+                document: item.document,
+                field: item.path + missing,
+            });
         };
         match kind.strip_suffix("List") {
-            Some(of) => self.add_list(item, &version, of),
-            None => self.add_object(item, &version, &kind),
+            Some(of) => self.add_list(item, version, of),
+            None => self.add_object(item, version, kind),
         }
     }
 

@@ -7,5 +7,7 @@ pub mod document;
 mod field;
 pub mod files;
 mod pod;
+#[cfg(test)]
+mod tests;
 
 pub use field::Invalid;

@@ -170,7 +170,8 @@ impl Dataplane {
             self.set_workload(snapshot, interfaces, *address)?;
         }
         for address in &change.service_addresses {
-            self.services.set((*address).into(), plan::service(snapshot, *address))?;
+            self.services
+                .set((*address).into(), plan::service(snapshot, *address))?;
         }
         for key in &change.workloads {
             let attachments = snapshot.workload(key).map(|workload| &workload.attachments);
@@ -191,10 +192,19 @@ impl Dataplane {
         let told = snapshot.service_addresses().map(|(address, _)| address);
         let held = self.services.keys().into_iter().map(IpAddr::from);
         for address in told.chain(held).collect::<HashSet<_>>() {
-            self.services.set(address.into(), plan::service(snapshot, address))?;
+            self.services
+                .set(address.into(), plan::service(snapshot, address))?;
         }
-        let alive: HashSet<u32> = interfaces.iter().map(|(_, interface)| interface.index).collect();
-        for index in self.pods.keys().into_iter().filter(|index| !alive.contains(index)) {
+        let alive: HashSet<u32> = interfaces
+            .iter()
+            .map(|(_, interface)| interface.index)
+            .collect();
+        for index in self
+            .pods
+            .keys()
+            .into_iter()
+            .filter(|index| !alive.contains(index))
+        {
             self.pods.set(index, None)?;
         }
         for (attachment, _) in interfaces.iter() {

@@ -53,7 +53,10 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             },
             None => Ok(()),
         };
-        written.map_err(|source| Error::Map { map: self.name, source: Box::new(source) })
+        written.map_err(|source| Error::Map {
+            map: self.name,
+            source: Box::new(source),
+        })
     }
 }
 

@@ -61,7 +61,10 @@ impl Interfaces {
     /// The interface that leads to an address of a workload.
     fn of(&self, workload: &Workload, address: IpAddr) -> Option<&Interface> {
         let attachment = self.by_addr.get(&address)?;
-        workload.attachments.contains(attachment).then(|| &self.by_attachment[attachment])
+        workload
+            .attachments
+            .contains(attachment)
+            .then(|| &self.by_attachment[attachment])
     }
 }
 
@@ -75,7 +78,9 @@ pub fn workload(
     let workload = snapshot.workload_by_addr(address)?;
     let interface = interfaces.of(workload, address);
     let ifindex = interface.map_or(0, |interface| interface.index);
-    let before = present.filter(|present| present.ifindex == ifindex).map_or(0, |p| p.flags);
+    let before = present
+        .filter(|present| present.ifindex == ifindex)
+        .map_or(0, |p| p.flags);
     let local = if interface.is_some() { flags::LOCAL } else { 0 };
     Some(maps::Workload {
         id: workload.id.0,
@@ -92,7 +97,12 @@ pub fn pod(
     present: Option<&maps::Pod>,
 ) -> Option<maps::Pod> {
     let workload = snapshot.workload_by_attachment(attachment)?;
-    let address = |v4| interface.addresses.iter().find(|address| address.is_ipv4() == v4);
+    let address = |v4| {
+        interface
+            .addresses
+            .iter()
+            .find(|address| address.is_ipv4() == v4)
+    };
     let before = present.map_or(0, |present| present.flags);
     Some(maps::Pod {
         addr4: address(true).map_or(Addr::NONE, |ip| (*ip).into()),
@@ -107,16 +117,26 @@ pub fn pod(
 /// The entry of `SERVICES` for an address.
 pub fn service(snapshot: &Snapshot, address: IpAddr) -> Option<maps::Service> {
     // Nothing in the kernel tells services apart yet.
-    snapshot.service_by_addr(address).map(|_| maps::Service { id: 0 })
+    snapshot
+        .service_by_addr(address)
+        .map(|_| maps::Service { id: 0 })
 }
 
 fn workload_flags(snapshot: &Snapshot, workload: &Workload, local: u32, before: u32) -> u32 {
-    let lost = |attachment| snapshot.attachment(attachment).is_some_and(|it| it.pod.is_some());
+    let lost = |attachment| {
+        snapshot
+            .attachment(attachment)
+            .is_some_and(|it| it.pod.is_some())
+    };
     if workload.pod.is_none() && workload.attachments.iter().any(lost) {
         // The pod runs, but the source no longer tells it: it stays as enrolled as it was.
         return before | local;
     }
-    let enrolled = if workload.enrolled { flags::ENROLLED } else { 0 };
+    let enrolled = if workload.enrolled {
+        flags::ENROLLED
+    } else {
+        0
+    };
     let strict = if workload.strict { flags::STRICT } else { 0 };
     // Once enrolled, always watched: the agent's sockets for it outlive a change of labels.
     let watched = local != 0 && (workload.enrolled || before & flags::SOCKETS != 0);

@@ -1,9 +1,13 @@
-//! What both ends of a tunnel share: its limits, and finding out that the peer is gone.
+//! What both ends of a tunnel share: its limits, finding out that the peer is gone, and fair reading.
 
 use std::future::pending;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 /// The knobs of tunnels. The defaults are the contract's; tests shorten the times.
@@ -31,7 +35,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
-            idle: Duration::from_secs(5 * 60),
+            idle: Duration::from_mins(5),
             streams_per_tunnel: 100,
             max_concurrent_streams: 200,
             send_buffer: 512 * 1024,
@@ -83,6 +87,76 @@ impl Limits {
         }
     }
 }
+
+/// Lets the streams of a tunnel run after every [`BURST`] bytes that its connection reads.
+///
+/// h2 reads for as long as there is something to read. Left alone, that fills whole windows before any stream gets to
+/// write, by when the bytes have left the caches; and a burst of small frames ends the tunnel by h2's own limit on them.
+pub(super) struct Paced<S> {
+    inner: S,
+    left: usize,
+}
+
+impl<S> Paced<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner, left: BURST }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            self.left = BURST;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if read.is_pending() {
+            self.left = BURST;
+        }
+        ready!(read)?;
+        self.left = self.left.saturating_sub(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// In frames of one byte this is still within h2's limit on small frames: half the connection window over 255.
+const BURST: usize = 256 << 10;
 
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

@@ -44,8 +44,8 @@ impl Settings {
 /// The world at one moment: what was told and what follows from it.
 ///
 /// A clone costs a few reference counts and never changes. One owner applies events ([`Snapshot::apply`]) and
-/// publishes clones. Invariant: two snapshots that were told the same objects and attachments, in any order, differ at most in
-/// [`Snapshot::revision`] and in workload ids.
+/// publishes clones. Invariant: two snapshots that hold the same objects and attachments, however they came to, differ at
+/// most in [`Snapshot::revision`] and in workload ids.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub(super) settings: Arc<Settings>,

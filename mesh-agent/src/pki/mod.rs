@@ -12,6 +12,9 @@ mod signer;
 mod store;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use ca::{DEFAULT_LIFETIME, DirectoryCa};
 pub use certificate::Certificate;
 pub use error::Error;

@@ -26,7 +26,10 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, peer)) => serve(stream, peer),
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot accept a connection"
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         }

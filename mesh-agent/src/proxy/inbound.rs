@@ -11,10 +11,8 @@ use tracing::warn;
 use super::access_log::AccessLog;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
-use crate::hbone::{
-    self, Accept, Authority, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream,
-};
-use crate::model::Snapshot;
+use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
+use crate::model::{Authority, Snapshot};
 use crate::pki::Certificates;
 use crate::route::{self, Rejection};
 
@@ -28,7 +26,10 @@ pub struct Inbound {
 impl Inbound {
     /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
     pub fn new(world: watch::Receiver<Snapshot>, certificates: Arc<Certificates>) -> Self {
-        Self { world, certificates }
+        Self {
+            world,
+            certificates,
+        }
     }
 
     /// Serves a listener until shutdown; tunnels that are open then are the tracker's.
@@ -54,7 +55,9 @@ impl Inbound {
         // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
         let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
         let workload = self.world.borrow().workload_by_addr(pod).cloned();
-        let identity = workload.filter(|it| it.enrolled).and_then(|it| it.identity.clone());
+        let identity = workload
+            .filter(|it| it.enrolled)
+            .and_then(|it| it.identity.clone());
         let Some(identity) = identity else {
             socket::reset(stream);
             return Err(format!("{pod} is not enrolled"));
@@ -83,8 +86,10 @@ impl Accept for Streams {
         log.source_identity = Some(request.peer.clone());
         log.source_workload = snapshot.workload_by_addr(request.remote.ip()).cloned();
         log.destination_workload = snapshot.workload_by_addr(request.local.ip()).cloned();
-        log.destination_identity =
-            log.destination_workload.as_ref().and_then(|it| it.identity.clone());
+        log.destination_identity = log
+            .destination_workload
+            .as_ref()
+            .and_then(|it| it.identity.clone());
         if let Authority::Host { name, .. } = &request.head.authority {
             log.service = Some(name.clone());
         }
@@ -115,16 +120,20 @@ async fn reach(
     snapshot: &Snapshot,
     request: &ConnectRequest,
 ) -> Result<TcpStream, (Refusal, String)> {
-    let authority = request.head.authority.to_string();
-    let address = route::inbound(snapshot, request.local.ip(), &authority)
+    let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
     let connected = socket::connect(request.remote.ip(), address).await;
-    connected.map_err(|error| (Refusal::Unreachable, format!("connecting to {address}: {error}")))
+    connected.map_err(|error| {
+        (
+            Refusal::Unreachable,
+            format!("connecting to {address}: {error}"),
+        )
+    })
 }
 
 fn refusal(rejection: &Rejection) -> Refusal {
     match rejection {
-        Rejection::Malformed | Rejection::AddressMismatch { .. } => Refusal::AddressMismatch,
+        Rejection::AddressMismatch { .. } => Refusal::AddressMismatch,
         Rejection::UnknownWorkload(_)
         | Rejection::ReservedPort(_)
         | Rejection::UnknownService { .. } => Refusal::Unreachable,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,9 @@ const REDIALS: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
 ];
+
+/// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The server of captured outbound connections.
 #[derive(Clone)]
@@ -67,15 +70,26 @@ impl Outbound {
         let snapshot = self.world.borrow().clone();
         let mut log = AccessLog::outbound(source, destination);
         log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
-        log.source_identity = log.source_workload.as_ref().and_then(|it| it.identity.clone());
-        let wish = route::Outbound { source: source.ip(), destination };
+        log.source_identity = log
+            .source_workload
+            .as_ref()
+            .and_then(|it| it.identity.clone());
+        let wish = route::Outbound {
+            source: source.ip(),
+            destination,
+        };
         let carried = match route::decide(&snapshot, &wish, pick) {
             Route::Refuse { reason } => refuse(stream, reason.to_string()),
             Route::Local { address } | Route::Plain { address } => {
                 log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
                 direct(stream, source, address).await
             }
-            Route::Tunnel { authority, tunnel, identities, host } => {
+            Route::Tunnel {
+                authority,
+                tunnel,
+                identities,
+                host,
+            } => {
                 log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
                 log.hbone = Some(authority);
                 log.service.clone_from(&host);
@@ -101,9 +115,10 @@ impl Outbound {
         head: &ConnectHead,
         log: &mut AccessLog,
     ) -> Carried {
-        let opened = match self.pool.open(key, head).await {
-            Ok(opened) => opened,
-            Err(error) => return refuse(stream, causes(&error)),
+        let opened = match timeout(OPEN_TIMEOUT, self.pool.open(key, head)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return refuse(stream, causes(&error)),
+            Err(_) => return refuse(stream, "the peer did not answer in time".to_owned()),
         };
         // One identity was accepted; with several, the certificate alone tells which.
         if let [identity] = &*key.expected() {
@@ -139,7 +154,9 @@ impl Dial for TransparentDial {
 /// Connects the pod to an endpoint without a tunnel, from its own address.
 async fn direct(stream: TcpStream, source: SocketAddr, address: SocketAddr) -> Carried {
     match socket::connect(source.ip(), address).await {
-        Ok(upstream) => copy::splice(stream, upstream).await.map_err(|error| error.to_string()),
+        Ok(upstream) => copy::splice(stream, upstream)
+            .await
+            .map_err(|error| error.to_string()),
         Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
     }
 }
@@ -155,7 +172,12 @@ fn key(
     tunnel: SocketAddr,
     identities: Vec<Identity>,
 ) -> Option<Key> {
-    Some(Key::new(log.source_identity.clone()?, source, tunnel, identities))
+    Some(Key::new(
+        log.source_identity.clone()?,
+        source,
+        tunnel,
+        identities,
+    ))
 }
 
 /// What the CONNECT tells of the connection; telemetry only.

@@ -25,7 +25,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The kernel's answer; the family is missing (`EAFNOSUPPORT`), or the agent lacks `CAP_NET_ADMIN`.
 pub fn listener(v6: bool) -> io::Result<TcpListener> {
-    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if v6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let socket = transparent(any)?;
     if v6 {
         socket.set_only_v6(true)?;
@@ -55,8 +59,11 @@ pub async fn connect(source: IpAddr, destination: SocketAddr) -> io::Result<TcpS
 
 /// Sets what every connection of the agent has: no delay, and a check every three minutes that the other end lives.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
-    let period = Duration::from_secs(180);
-    let keepalive = TcpKeepalive::new().with_time(period).with_interval(period).with_retries(9);
+    let period = Duration::from_mins(3);
+    let keepalive = TcpKeepalive::new()
+        .with_time(period)
+        .with_interval(period)
+        .with_retries(9);
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)
@@ -70,7 +77,11 @@ pub fn reset(stream: TcpStream) {
 }
 
 fn transparent(family: IpAddr) -> io::Result<Socket> {
-    let domain = if family.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+    let domain = if family.is_ipv6() {
+        Domain::IPV6
+    } else {
+        Domain::IPV4
+    };
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if family.is_ipv6() {
         socket.set_ip_transparent_v6(true)?;

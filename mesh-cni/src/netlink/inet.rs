@@ -200,7 +200,7 @@ fn way(message: &RouteMessage) -> Option<Found> {
         match attribute {
             RouteAttribute::Oif(oif) => index = Some(*oif),
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
-                gateway = Some((*address).into())
+                gateway = Some((*address).into());
             }
             RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
                 gateway = Some((*address).into());

@@ -132,7 +132,7 @@ fn parse(answer: &[u8]) -> io::Result<Link> {
     Ok(link)
 }
 
-/// Length of `struct ifinfomsg`, and attributes of linux/if_link.h.
+/// Length of `struct ifinfomsg`, and attributes of `linux/if_link.h`.
 const LINK_HEADER_LEN: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;

@@ -68,8 +68,7 @@ impl Netlink {
             while !rest.is_empty() {
                 let header = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
                 let length = header.length() as usize;
-                if header.sequence_number() == self.sequence
-                    && self.is_end(&rest[..length], each)?
+                if header.sequence_number() == self.sequence && Self::is_end(&rest[..length], each)?
                 {
                     return Ok(());
                 }
@@ -89,11 +88,8 @@ impl Netlink {
         self.socket.send(&bytes, 0).map(drop)
     }
 
-    fn is_end(
-        &self,
-        message: &[u8],
-        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<bool> {
+    /// Is this the end of the answer? What is not goes to `each`.
+    fn is_end(message: &[u8], each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
         let kind = NetlinkBuffer::new(message).message_type();
         if kind != NLMSG_ERROR && kind != NLMSG_DONE {
             each(message)?;
@@ -108,6 +104,6 @@ impl Netlink {
     }
 }
 
-/// `NLMSG_ERROR` and `NLMSG_DONE` of linux/netlink.h.
+/// `NLMSG_ERROR` and `NLMSG_DONE` of `linux/netlink.h`.
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;

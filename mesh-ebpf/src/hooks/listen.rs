@@ -27,12 +27,12 @@ const IPPROTO_TCP: u32 = 6;
 fn listen(ctx: SkLookupContext) -> u32 {
     let lookup: *const bpf_sk_lookup = ctx.as_ptr().cast();
     // SAFETY: the context is valid for the program's run.
-    let lookup = unsafe { &*lookup };
-    let v6 = lookup.family == AF_INET6;
-    let local = addr(v6, &lookup.local_ip4, &lookup.local_ip6);
-    let remote = addr(v6, &lookup.remote_ip4, &lookup.remote_ip6);
-    let port = Port::new(lookup.local_port as u16);
-    if lookup.protocol == IPPROTO_TCP
+    let fields = unsafe { &*lookup };
+    let v6 = word(&fields.family) == AF_INET6;
+    let local = addr(v6, &fields.local_ip4, &fields.local_ip6);
+    let remote = addr(v6, &fields.remote_ip4, &fields.remote_ip6);
+    let port = Port::new(word(&fields.local_port) as u16);
+    if word(&fields.protocol) == IPPROTO_TCP
         && let Some(slot) = steer::listen(&Maps, &local, port, &remote)
     {
         // An empty slot leaves the ordinary look-up, which finds nothing on a captured tuple.
@@ -41,24 +41,23 @@ fn listen(ctx: SkLookupContext) -> u32 {
     sk_action::SK_PASS
 }
 
-/// An address of the context; the words of the other family read as zero.
-///
-/// All are read, whatever the family and one by one: left to itself LLVM loads through a pointer that it has selected, or
-/// two words at once, and the verifier refuses both.
+/// An address of the context; the fields of the other family read as zero.
 #[inline(always)]
-fn addr(v6: bool, v4: &u32, words: &[u32; 4]) -> Addr {
-    let v4 = Addr::v4(read(v4));
+fn addr(v6: bool, word4: &u32, words6: &[u32; 4]) -> Addr {
+    // Read word by word whatever the family: LLVM would load through a pointer that it selects, or two words at once, and
+    // the verifier refuses both.
     let words = [
-        read(&words[0]),
-        read(&words[1]),
-        read(&words[2]),
-        read(&words[3]),
+        word(&words6[0]),
+        word(&words6[1]),
+        word(&words6[2]),
+        word(&words6[3]),
     ];
-    if v6 { Addr(words) } else { v4 }
+    let mapped = Addr::v4(word(word4));
+    if v6 { Addr(words) } else { mapped }
 }
 
 #[inline(always)]
-fn read(field: &u32) -> u32 {
+fn word(field: &u32) -> u32 {
     // SAFETY: a reference is valid for reads.
     unsafe { ptr::read_volatile(field) }
 }

@@ -1,16 +1,11 @@
-//! CORE: where a captured connection goes.
+//! Connections that start in a pod of this node.
 
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::HBONE_PORT;
 
-use crate::model::{
-    Backend, Identity, Key, Protocol, Readiness, Service, ServicePort, Snapshot, Workload,
-    WorkloadKey,
-};
-
-/// Ports of the mesh itself, at which no application listens: Istio's outbound and plain inbound capture, and HBONE.
-const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+use super::{RESERVED_PORTS, tcp_port};
+use crate::model::{Backend, Identity, Key, Readiness, Service, Snapshot, Workload, WorkloadKey};
 
 /// A connection that a local pod opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,130 +77,11 @@ pub enum Refusal {
     },
 }
 
-/// Why an inbound stream is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// The authority is neither `address:port` nor `name:port`.
-    #[error("the authority is neither address:port nor name:port")]
-    Malformed,
-    /// The authority's address is not the one the tunnel leads to.
-    #[error("the authority names {authority}, the tunnel leads to {local}")]
-    AddressMismatch {
-        /// The address in the authority.
-        authority: IpAddr,
-        /// The address of the pod.
-        local: IpAddr,
-    },
-    /// No enrolled workload of this node has the address.
-    #[error("no enrolled workload of this node has the address {0}")]
-    UnknownWorkload(IpAddr),
-    /// The port belongs to the mesh.
-    #[error("port {0} is reserved for the mesh")]
-    ReservedPort(u16),
-    /// The authority's name is not that of a known service with this port.
-    #[error("{host:?} is no service with TCP port {port} at this pod")]
-    UnknownService {
-        /// The name in the authority.
-        host: String,
-        /// The port in the authority.
-        port: u16,
-    },
-}
-
-impl Rejection {
-    /// The status of the response: 400 for what the peer got wrong, 503 for what is not there.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::Malformed | Self::AddressMismatch { .. } => 400,
-            Self::UnknownWorkload(_) | Self::ReservedPort(_) | Self::UnknownService { .. } => 503,
-        }
-    }
-}
-
 /// Decides where a connection goes.
 ///
 /// `pick` is given the number of endpoints to choose from, at least 1, and returns the index of one.
 pub fn decide(snapshot: &Snapshot, outbound: &Outbound, pick: impl FnMut(usize) -> usize) -> Route {
     try_decide(snapshot, outbound, pick).unwrap_or_else(|reason| Route::Refuse { reason })
-}
-
-/// Decides which socket of a pod a stream of an inbound tunnel is for.
-///
-/// `local` is the address the tunnel leads to, `authority` that of the CONNECT request.
-///
-/// # Errors
-/// A [`Rejection`] with the status to answer.
-pub fn inbound(
-    snapshot: &Snapshot,
-    local: IpAddr,
-    authority: &str,
-) -> Result<SocketAddr, Rejection> {
-    let authority = Authority::parse(authority).ok_or(Rejection::Malformed)?;
-    if let Authority::Address(address) = authority
-        && address.ip() != local
-    {
-        let authority = address.ip();
-        return Err(Rejection::AddressMismatch { authority, local });
-    }
-    let workload = snapshot
-        .workload_by_addr(local)
-        .filter(|it| it.is_local() && it.enrolled)
-        .ok_or(Rejection::UnknownWorkload(local))?;
-    let port = match authority {
-        Authority::Address(address) => address.port(),
-        Authority::Service { host, port } => service_port(snapshot, workload, local, host, port)
-            .ok_or_else(|| Rejection::UnknownService {
-                host: host.to_owned(),
-                port,
-            })?,
-    };
-    if RESERVED_PORTS.contains(&port) {
-        return Err(Rejection::ReservedPort(port));
-    }
-    Ok(SocketAddr::new(local, port))
-}
-
-/// What a CONNECT request asks for.
-enum Authority<'a> {
-    Address(SocketAddr),
-    Service { host: &'a str, port: u16 },
-}
-
-impl<'a> Authority<'a> {
-    fn parse(text: &'a str) -> Option<Self> {
-        if let Ok(address) = text.parse() {
-            return Some(Self::Address(address));
-        }
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        (!host.is_empty() && host.chars().all(is_name)).then_some(Self::Service { host, port })
-    }
-}
-
-/// The port of a pod behind a port of a service: as its endpoint tells, or as the service does while this node has not
-/// heard of the endpoint.
-fn service_port(
-    snapshot: &Snapshot,
-    workload: &Workload,
-    local: IpAddr,
-    host: &str,
-    port: u16,
-) -> Option<u16> {
-    let domain = &snapshot.settings().cluster_domain;
-    let (name, namespace) = host
-        .strip_suffix(domain)?
-        .strip_suffix(".svc.")?
-        .split_once('.')?;
-    let service = snapshot.service(&Key::new(namespace, name))?;
-    let port = tcp_port(service, port)?;
-    let told = snapshot
-        .endpoints(service, port)
-        .find(|it| it.address.ip() == local);
-    match told {
-        Some(backend) => Some(backend.address.port()),
-        None => snapshot.target_port(port, workload.pod_key()),
-    }
 }
 
 fn try_decide(
@@ -222,12 +98,11 @@ fn try_decide(
     }
     let destination = outbound.destination;
     let service = snapshot.service_by_addr(destination.ip());
-    let (address, workload) = match service {
-        Some(service) => choose(snapshot, service, destination, pick)?,
-        None => {
-            let workload = snapshot.workload_by_addr(destination.ip());
-            (destination, workload.map(|it| &**it))
-        }
+    let (address, workload) = if let Some(service) = service {
+        choose(snapshot, service, destination, pick)?
+    } else {
+        let workload = snapshot.workload_by_addr(destination.ip());
+        (destination, workload.map(|it| &**it))
     };
     if RESERVED_PORTS.contains(&address.port()) {
         return Err(Refusal::ReservedPort(address.port()));
@@ -286,7 +161,7 @@ fn choose<'a>(
     })
 }
 
-/// The endpoint does not lead to the pod it names: that one is unknown, has ended, or has lost the address.
+/// The endpoint does not lead to the pod it names: that one is unknown, has ended, or has another address.
 struct Stale;
 
 /// The workload an endpoint leads to; none when it is not a pod's.
@@ -307,14 +182,10 @@ fn workload_behind<'a>(
         // In the host's network, or its object does not tell the address yet.
         None => snapshot
             .workload(&WorkloadKey::Pod(named.clone()))
+            .filter(|it| it.addresses.is_empty())
             .filter(|it| it.pod.as_ref().is_some_and(|pod| !pod.terminated))
             .map_or(Err(Stale), |it| Ok(Some(it))),
     }
-}
-
-fn tcp_port(service: &Service, port: u16) -> Option<&ServicePort> {
-    let mut ports = service.ports.iter();
-    ports.find(|it| it.port == port && it.protocol == Protocol::Tcp)
 }
 
 fn host_of(snapshot: &Snapshot, service: &Service) -> String {

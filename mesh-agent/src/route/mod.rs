@@ -1,0 +1,22 @@
+//! CORE: where a captured connection goes.
+
+mod inbound;
+mod outbound;
+#[cfg(test)]
+mod tests;
+
+use mesh_common::HBONE_PORT;
+
+pub use inbound::{Rejection, inbound};
+pub use outbound::{Outbound, Refusal, Route, decide};
+
+use crate::model::{Protocol, Service, ServicePort};
+
+/// Ports of the mesh itself, at which no application listens: Istio's outbound and plain inbound capture, and HBONE.
+const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// The TCP port of a service with this number.
+fn tcp_port(service: &Service, port: u16) -> Option<&ServicePort> {
+    let mut ports = service.ports.iter();
+    ports.find(|it| it.port == port && it.protocol == Protocol::Tcp)
+}

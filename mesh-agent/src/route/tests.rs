@@ -1,0 +1,402 @@
+//! Routes through one small world.
+//!
+//! Node `here` has the enrolled pods a (10.0.0.1, `fd00::1`) and b (10.0.0.2) and the plain pod p (10.0.0.3); node `far` the
+//! enrolled c (10.1.0.1, `fd01::1`) and d (10.1.0.2), the plain q (10.1.0.3) and h in the host's network (192.0.2.9).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::model::tests::{attached, ip, labels, namespace, pod, told, world};
+use crate::model::{
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Object, Pod, Snapshot,
+    TargetPort,
+};
+
+fn small_world() -> Snapshot {
+    let with = |name: &str, addresses: &[&str], edit: fn(&mut Pod)| {
+        let mut it = pod("shop", name, addresses);
+        edit(&mut it);
+        told(it)
+    };
+    let plain = |it: &mut Pod| it.labels = labels(&[("istio.io/dataplane-mode", "none")]);
+    let web = |it: &mut Pod| {
+        it.ports = vec![ContainerPort {
+            name: "web".to_owned(),
+            port: 8081,
+            protocol: Protocol::Tcp,
+        }];
+    };
+    world([
+        namespace("shop", &[("istio.io/dataplane-mode", "ambient")]),
+        with("a", &[], |_| {}),
+        with("b", &[], |_| {}),
+        with("p", &[], plain),
+        with("c", &["10.1.0.1", "fd01::1"], web),
+        with("d", &["10.1.0.2"], |_| {}),
+        with("q", &["10.1.0.3"], plain),
+        with("h", &["192.0.2.9"], |it| it.host_network = true),
+        with("unlisted", &[], |_| {}),
+        attached("ca", Some(("shop", "a")), &["10.0.0.1", "fd00::1"]),
+        attached("cb", Some(("shop", "b")), &["10.0.0.2"]),
+        attached("cp", Some(("shop", "p")), &["10.0.0.3"]),
+        attached("alone", None, &["10.0.0.4"]),
+    ])
+}
+
+fn service(name: &str, addresses: &[&str], target: TargetPort) -> Service {
+    Service {
+        key: Key::new("shop", name),
+        addresses: addresses.iter().map(|it| ip(it)).collect(),
+        ports: vec![
+            ServicePort {
+                name: "dns".to_owned(),
+                port: 53,
+                protocol: Protocol::Udp,
+                target: TargetPort::Number(53),
+            },
+            ServicePort {
+                name: "http".to_owned(),
+                port: 80,
+                protocol: Protocol::Tcp,
+                target,
+            },
+        ],
+        headless: false,
+        publish_not_ready: false,
+    }
+}
+
+fn endpoint(pod: Option<&str>, address: &str) -> Endpoint {
+    Endpoint {
+        addresses: vec![ip(address)],
+        ready: true,
+        serving: true,
+        terminating: false,
+        pod: pod.map(|it| Key::new("shop", it)),
+        node: None,
+    }
+}
+
+fn slice(name: &str, service: &str, port: Option<u16>, endpoints: Vec<Endpoint>) -> Event {
+    let ports = port.map(|port| EndpointPort {
+        name: "http".to_owned(),
+        port,
+        protocol: Protocol::Tcp,
+    });
+    Event::Upsert(Object::EndpointSlice(Arc::new(EndpointSlice {
+        key: Key::new("shop", name),
+        service: Key::new("shop", service),
+        endpoints,
+        ports: ports.into_iter().collect(),
+    })))
+}
+
+fn upsert(service: Service) -> Event {
+    Event::Upsert(Object::Service(Arc::new(service)))
+}
+
+fn with(events: impl IntoIterator<Item = Event>) -> Snapshot {
+    let mut snapshot = small_world();
+    for event in events {
+        snapshot.apply(event);
+    }
+    snapshot
+}
+
+/// The route as one line.
+fn route(snapshot: &Snapshot, source: &str, destination: &str, index: usize) -> String {
+    let outbound = Outbound {
+        source: ip(source),
+        destination: destination.parse().unwrap(),
+    };
+    let pick = |count: usize| {
+        assert!(count > 0);
+        index
+    };
+    match decide(snapshot, &outbound, pick) {
+        Route::Tunnel {
+            authority,
+            tunnel,
+            identities,
+            host,
+        } => {
+            assert_eq!(tunnel, SocketAddr::new(authority.ip(), 15008));
+            let host = host.map(|it| format!(" for {it}")).unwrap_or_default();
+            format!("tunnel {authority} {identities:?}{host}")
+        }
+        Route::Local { address } => format!("local {address}"),
+        Route::Plain { address } => format!("plain {address}"),
+        Route::Refuse { reason } => format!("refuse: {reason}"),
+    }
+}
+
+const DEFAULT: &str = "[spiffe://cluster.local/ns/shop/sa/default]";
+
+#[test]
+fn to_addresses() {
+    let snapshot = small_world();
+    let check = |source: &str, destination: &str, expect: &str| {
+        assert_eq!(
+            route(&snapshot, source, destination, 0),
+            expect,
+            "{source} -> {destination}"
+        );
+    };
+    check(
+        "10.0.0.1",
+        "10.1.0.1:7000",
+        &format!("tunnel 10.1.0.1:7000 {DEFAULT}"),
+    );
+    check(
+        "fd00::1",
+        "[fd01::1]:7000",
+        &format!("tunnel [fd01::1]:7000 {DEFAULT}"),
+    );
+    check("10.0.0.1", "10.0.0.2:7000", "local 10.0.0.2:7000");
+    check("10.0.0.1", "10.0.0.1:7000", "local 10.0.0.1:7000");
+    check("10.0.0.1", "10.0.0.3:7000", "plain 10.0.0.3:7000");
+    check("10.0.0.1", "10.0.0.4:7000", "plain 10.0.0.4:7000");
+    check("10.0.0.1", "10.1.0.3:7000", "plain 10.1.0.3:7000");
+    check("10.0.0.1", "192.0.2.9:7000", "plain 192.0.2.9:7000");
+    check("10.0.0.1", "198.51.100.1:443", "plain 198.51.100.1:443");
+    for port in [15001, 15006, 15008] {
+        let expect = format!("refuse: port {port} is reserved for the mesh");
+        check("10.0.0.1", &format!("10.1.0.1:{port}"), &expect);
+        check("10.0.0.1", &format!("198.51.100.1:{port}"), &expect);
+    }
+    check(
+        "10.0.0.3",
+        "10.1.0.1:7000",
+        "refuse: the source is not enrolled",
+    );
+    check(
+        "10.0.0.99",
+        "10.1.0.1:7000",
+        "refuse: no workload of this node has the source address",
+    );
+    check(
+        "10.1.0.1",
+        "10.1.0.2:7000",
+        "refuse: no workload of this node has the source address",
+    );
+}
+
+#[test]
+fn to_services() {
+    let number = TargetPort::Number(8080);
+    let mut not_ready = endpoint(Some("d"), "10.1.0.2");
+    not_ready.ready = false;
+    let snapshot = with([
+        upsert(service("web", &["10.96.0.1", "fd96::1"], number.clone())),
+        slice(
+            "web-4",
+            "web",
+            Some(8080),
+            vec![endpoint(Some("c"), "10.1.0.1"), not_ready.clone()],
+        ),
+        slice(
+            "web-4b",
+            "web",
+            Some(9090),
+            vec![endpoint(Some("b"), "10.0.0.2")],
+        ),
+        slice(
+            "web-6",
+            "web",
+            Some(8080),
+            vec![endpoint(Some("c"), "fd01::1")],
+        ),
+        upsert(service("empty", &["10.96.0.2"], number.clone())),
+        slice("empty-4", "empty", Some(8080), vec![not_ready]),
+        upsert(service("outside", &["10.96.0.3"], number.clone())),
+        slice(
+            "outside-4",
+            "outside",
+            Some(443),
+            vec![endpoint(None, "198.51.100.7")],
+        ),
+        upsert(service("host", &["10.96.0.4"], number.clone())),
+        slice(
+            "host-4",
+            "host",
+            Some(6443),
+            vec![endpoint(Some("h"), "192.0.2.9")],
+        ),
+        upsert(service("loop", &["10.96.0.5"], TargetPort::Number(15008))),
+        slice(
+            "loop-4",
+            "loop",
+            None,
+            vec![endpoint(Some("c"), "10.1.0.1")],
+        ),
+    ]);
+    let check = |destination: &str, index: usize, expect: &str| {
+        let expect = expect.replace("ID", DEFAULT);
+        assert_eq!(
+            route(&snapshot, "10.0.0.1", destination, index),
+            expect,
+            "{destination} {index}"
+        );
+    };
+    let host = "for web.shop.svc.cluster.local";
+    check(
+        "10.96.0.1:80",
+        0,
+        &format!("tunnel 10.1.0.1:8080 ID {host}"),
+    );
+    check("10.96.0.1:80", 1, "local 10.0.0.2:9090");
+    check(
+        "10.96.0.1:80",
+        2,
+        &format!("tunnel 10.1.0.1:8080 ID {host}"),
+    );
+    check(
+        "[fd96::1]:80",
+        0,
+        &format!("tunnel [fd01::1]:8080 ID {host}"),
+    );
+    check(
+        "10.96.0.1:81",
+        0,
+        "refuse: service shop/web has no TCP port 81",
+    );
+    check(
+        "10.96.0.1:53",
+        0,
+        "refuse: service shop/web has no TCP port 53",
+    );
+    check(
+        "10.96.0.2:80",
+        0,
+        "refuse: service shop/empty has no ready endpoint for port 80",
+    );
+    check("10.96.0.3:80", 0, "plain 198.51.100.7:443");
+    check("10.96.0.4:80", 0, "plain 192.0.2.9:6443");
+    check(
+        "10.96.0.5:80",
+        0,
+        "refuse: port 15008 is reserved for the mesh",
+    );
+}
+
+#[test]
+fn to_endpoints_that_are_not_quite_there() {
+    let web = || upsert(service("web", &["10.96.0.1"], TargetPort::Number(8080)));
+    let check = |endpoints: Vec<Endpoint>, edit: fn(&mut Service), expect: &str| {
+        let mut it = service("web", &["10.96.0.1"], TargetPort::Number(8080));
+        edit(&mut it);
+        let snapshot = with([
+            web(),
+            upsert(it),
+            slice("web-4", "web", Some(8080), endpoints),
+        ]);
+        let got = route(&snapshot, "10.0.0.1", "10.96.0.1:80", 0);
+        assert!(got.starts_with(expect), "{got}");
+    };
+    let state = |mut it: Endpoint, ready: bool, serving: bool, terminating: bool| {
+        (it.ready, it.serving, it.terminating) = (ready, serving, terminating);
+        it
+    };
+    let (b, c) = (
+        endpoint(Some("b"), "10.0.0.2"),
+        endpoint(Some("c"), "10.1.0.1"),
+    );
+    let none = "refuse: service shop/web has no ready endpoint";
+    let as_is = |_: &mut Service| {};
+    let leaving = state(b.clone(), false, true, true);
+    check(vec![leaving.clone()], as_is, "local 10.0.0.2:8080");
+    check(vec![leaving, c.clone()], as_is, "tunnel 10.1.0.1:8080");
+    check(vec![state(b.clone(), false, false, true)], as_is, none);
+    check(vec![state(b.clone(), false, true, false)], as_is, none);
+    check(
+        vec![state(b, false, false, false)],
+        |it| it.publish_not_ready = true,
+        "local 10.0.0.2:8080",
+    );
+    // The address is another pod's by now, or the pod is not known: whatever is there is not what was meant.
+    let moved = endpoint(Some("c"), "10.0.0.2");
+    check(vec![moved.clone()], as_is, none);
+    check(vec![moved, c], as_is, "tunnel 10.1.0.1:8080");
+    check(vec![endpoint(Some("unheard-of"), "10.1.0.77")], as_is, none);
+    check(vec![endpoint(Some("b"), "10.0.0.77")], as_is, none);
+    // Enrolled, but its address is not told yet: never plain.
+    check(
+        vec![endpoint(Some("unlisted"), "10.1.0.77")],
+        as_is,
+        "tunnel 10.1.0.77:8080",
+    );
+}
+
+#[test]
+fn to_named_ports() {
+    let snapshot = with([
+        upsert(service(
+            "web",
+            &["10.96.0.1"],
+            TargetPort::Name("web".to_owned()),
+        )),
+        slice(
+            "web-4",
+            "web",
+            None,
+            vec![
+                endpoint(Some("d"), "10.1.0.2"),
+                endpoint(Some("c"), "10.1.0.1"),
+            ],
+        ),
+    ]);
+    // Only c has a port of that name.
+    for index in 0..3 {
+        let got = route(&snapshot, "10.0.0.1", "10.96.0.1:80", index);
+        assert!(got.starts_with("tunnel 10.1.0.1:8081"), "{got}");
+    }
+}
+
+#[test]
+fn inbound_streams() {
+    let snapshot = with([
+        upsert(service("web", &["10.96.0.1"], TargetPort::Number(8080))),
+        slice(
+            "web-4",
+            "web",
+            Some(9090),
+            vec![endpoint(Some("b"), "10.0.0.2")],
+        ),
+    ]);
+    let check = |local: &str, authority: &str, expect: Result<&str, u16>| {
+        let got = inbound(&snapshot, ip(local), &authority.parse().unwrap());
+        let got = got.map(|it| it.to_string()).map_err(|it| match it {
+            Rejection::AddressMismatch { .. } => 400,
+            _ => 503,
+        });
+        assert_eq!(got, expect.map(str::to_owned), "{authority} at {local}");
+    };
+    check("10.0.0.1", "10.0.0.1:7000", Ok("10.0.0.1:7000"));
+    check("fd00::1", "[fd00::1]:7000", Ok("[fd00::1]:7000"));
+    check("10.0.0.1", "10.0.0.2:7000", Err(400));
+    check("10.0.0.1", "[fd00::1]:7000", Err(400));
+    for port in [15001, 15006, 15008] {
+        check("10.0.0.1", &format!("10.0.0.1:{port}"), Err(503));
+    }
+    // Plain, remote, unknown.
+    check("10.0.0.3", "10.0.0.3:7000", Err(503));
+    check("10.1.0.1", "10.1.0.1:7000", Err(503));
+    check("10.0.0.99", "10.0.0.99:7000", Err(503));
+    // By name: the port of the endpoint, or of the service while the endpoint is not known.
+    check(
+        "10.0.0.2",
+        "web.shop.svc.cluster.local:80",
+        Ok("10.0.0.2:9090"),
+    );
+    check(
+        "10.0.0.1",
+        "web.shop.svc.cluster.local:80",
+        Ok("10.0.0.1:8080"),
+    );
+    check("10.0.0.1", "web.shop.svc.cluster.local:81", Err(503));
+    check("10.0.0.1", "web.shop.svc.cluster.local:53", Err(503));
+    check("10.0.0.1", "none.shop.svc.cluster.local:80", Err(503));
+    check("10.0.0.1", "web.shop.svc.elsewhere:80", Err(503));
+    check("10.0.0.1", "example.org:80", Err(503));
+}
