@@ -80,6 +80,24 @@ impl Drop for Server {
     }
 }
 
+/// Sends bytes through an [`App::Echo`], and expects them back.
+///
+/// # Errors
+/// Of the connection; `InvalidData` when something else comes back.
+pub fn echoes(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes)?;
+    let mut echoed = vec![0; bytes.len()];
+    stream.read_exact(&mut echoed)?;
+    if echoed == bytes {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the echo is another",
+        ))
+    }
+}
+
 /// Allows as many open descriptors as the system does: hundreds of connections have both ends in this process.
 pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

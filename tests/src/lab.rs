@@ -5,6 +5,7 @@
 //! the next lab of that name, or by [`down`].
 
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -116,7 +117,7 @@ impl Lab {
                 directory.to_owned(),
                 binaries.to_owned(),
             )?;
-            let addresses = [Family::V4, Family::V6].map(|family| node.ip(family));
+            let addresses = Family::BOTH.map(|family| node.ip(family));
             self.objects
                 .apply(objects::node(node.name(), &addresses, &node.pod_cidrs()))?;
             self.nodes.push(node);
@@ -170,6 +171,35 @@ impl Lab {
         ServiceBuilder::new(self, name)
     }
 
+    /// A machine that is no node, on the fabric at [`Self::outside_ip`]; it knows the way to all pods.
+    pub fn outside(&self) -> Result<Netns> {
+        let fabric = Netns::open(&format!("mesh-{}-net", self.name))?;
+        for family in Family::BOTH {
+            let ip = self.outside_ip(family);
+            let (prefix, nodad) = if ip.is_ipv4() {
+                (24, "")
+            } else {
+                (64, "nodad")
+            };
+            fabric.ip(&format!("address replace {ip}/{prefix} dev br0 {nodad}"))?;
+            for node in &self.nodes {
+                let cidr = &node.pod_cidrs()[usize::from(ip.is_ipv6())];
+                fabric.ip(&format!("route replace {cidr} via {}", node.ip(family)))?;
+            }
+        }
+        Ok(fabric)
+    }
+
+    /// The address of the machine outside.
+    pub fn outside_ip(&self, family: Family) -> IpAddr {
+        let text = if family == Family::V4 {
+            "10.77.0.100"
+        } else {
+            "fd00:77::100"
+        };
+        text.parse().expect("a literal")
+    }
+
     /// Sets the mode of a namespace's `PeerAuthentication` (`STRICT`, `PERMISSIVE`), and waits until it is in force.
     pub fn peer_authentication(&self, namespace: &str, mode: &str) -> Result<()> {
         self.objects
@@ -180,6 +210,20 @@ impl Lab {
     /// Sets or removes a label of a namespace, and waits until it is in force.
     pub fn label_namespace(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
         self.objects.edit("Namespace", "", name, |object| {
+            set_label(object, key, value)
+        })?;
+        self.settle()
+    }
+
+    /// Sets or removes a label of a pod, and waits until it is in force.
+    pub fn label_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<()> {
+        self.objects.edit("Pod", namespace, name, |object| {
             set_label(object, key, value)
         })?;
         self.settle()
@@ -325,7 +369,7 @@ fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
 }
 
-pub(crate) fn ips(list: &Value) -> Vec<std::net::IpAddr> {
+pub(crate) fn ips(list: &Value) -> Vec<IpAddr> {
     let list = list.as_array().into_iter().flatten();
     list.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cni::{Answer, Call};
-use crate::lab::{self, Lab};
+use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::objects::{self, Labels, MODE};
@@ -217,6 +217,12 @@ impl Pod<'_> {
         self.connect_with(to, |_| Ok(()))
     }
 
+    /// Whether a connection from inside is refused, or gets no answer for two seconds.
+    pub fn is_refused(&self, to: SocketAddr) -> bool {
+        let attempt = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        self.netns.run(attempt).is_err()
+    }
+
     /// Opens a connection from inside, with a socket that is prepared first: options, source address.
     pub fn connect_with(
         &self,
@@ -263,11 +269,7 @@ impl Pod<'_> {
 
     /// Sets or removes a label, and waits until it is in force.
     pub fn label(&self, key: &str, value: Option<&str>) -> Result<()> {
-        let objects = self.lab.objects();
-        objects.edit("Pod", &self.namespace, &self.name, |pod| {
-            lab::set_label(pod, key, value)
-        })?;
-        self.lab.settle()
+        self.lab.label_pod(&self.namespace, &self.name, key, value)
     }
 
     /// Enrols it, by its own label.

@@ -19,6 +19,11 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
 /// Who takes part: local pods with their flags, remote workloads, a service and a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
@@ -152,7 +157,7 @@ impl Table {
     pub fn cluster() -> Self {
         let mut table = Self::default();
         for (who, id) in Who::ALL.into_iter().zip(1..) {
-            let [v4, v6] = [Family::V4, Family::V6].map(|family| Addr::from(who.ip(family)));
+            let [v4, v6] = Family::BOTH.map(|family| Addr::from(who.ip(family)));
             if who == Who::Service {
                 table.services.extend([v4, v6]);
             }

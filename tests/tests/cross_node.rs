@@ -1,13 +1,12 @@
 //! From an enrolled pod to an enrolled pod of another node: by pod address and by service address, both families; the
 //! server sees the client's address, and nothing crosses the wire in plaintext.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use mesh_common::HBONE_PORT;
 use mesh_common::verdict::{Hook, Outcome};
-use mesh_tests::app::{App, Server};
+use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::lab::{Lab, scenario, stop};
 use mesh_tests::pod::Pod;
@@ -20,7 +19,7 @@ const SECRET: &[u8] = b"the quick brown fox jumps over the lazy dog";
 fn by_pod_address() -> Result<()> {
     scenario("cross_pod", |lab| {
         let (client, server) = shop(lab)?;
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             check(lab, &client, &server, server.at(family, 8080))?;
         }
         Ok(())
@@ -36,7 +35,7 @@ fn by_service_address() -> Result<()> {
             .namespace("shop")
             .port(80, 8080)
             .create()?;
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             check(lab, &client, &server, service.at(family))?;
         }
         Ok(())
@@ -53,7 +52,7 @@ fn curl() -> Result<()> {
             .port(80, 8080)
             .create()?;
         let _web = Server::start(&server, 8080, App::Http("web"))?;
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             for to in [server.at(family, 8080), service.at(family)] {
                 let url = format!("http://{to}/");
                 let answer = client.exec("curl", &["-sS", "-m", "10", "--data", "hello", &url])?;
@@ -78,7 +77,7 @@ fn check(lab: &Lab, client: &Pod<'_>, server: &Pod<'_>, to: SocketAddr) -> Resul
     let before = [lab.node("n1").counters()?, lab.node("n2").counters()?];
     let wire = lab.capture()?;
 
-    let mut stream = client
+    let stream = client
         .connect(to)
         .with_context(|| format!("connecting to {to}"))?;
     assert_eq!(
@@ -86,10 +85,7 @@ fn check(lab: &Lab, client: &Pod<'_>, server: &Pod<'_>, to: SocketAddr) -> Resul
         to,
         "the client believes to speak to whom it asked for"
     );
-    stream.write_all(SECRET)?;
-    let mut echoed = vec![0; SECRET.len()];
-    stream.read_exact(&mut echoed)?;
-    assert_eq!(echoed, SECRET);
+    echoes(&stream, SECRET)?;
     let own = stream.local_addr()?;
     drop(stream);
 
