@@ -135,6 +135,11 @@ impl Lab {
         directory(&self.name)
     }
 
+    /// The directory of the agents' certificate authority.
+    pub fn ca(&self) -> PathBuf {
+        self.directory().join("ca")
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
