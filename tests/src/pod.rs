@@ -305,7 +305,7 @@ impl Pod<'_> {
         Ok(self.netns.run(|| if_nametoindex("eth0"))?)
     }
 
-    /// Takes it out of the network, removes its namespace and its object.
+    /// Takes it out of the network, removes its namespace and its object. Works without the agent, too.
     pub fn delete(self) -> Result<()> {
         self.node
             .cni()

@@ -1,40 +1,22 @@
 //! The client's end: a pool of tunnels, dialled when needed and shared by the streams of one [`Key`].
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use h2::Reason;
-use h2::client::{Connection, SendRequest};
 use http::{Request, StatusCode};
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{interval, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connect::baggage;
+use super::dial::{Handle, Http2, establish};
 use super::pool::{Claim, Key, TunnelId, Tunnels};
-use super::tunnel::Paced;
-use super::{Baggage, ConnectHead, Limits, OpenError, Stage, Stream};
+use super::{Baggage, ConnectHead, Dial, Limits, OpenError, Stream};
 use crate::pki::Certificates;
-
-/// A TCP connection being made.
-pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>;
-
-/// Makes the TCP connections of tunnels.
-pub trait Dial: Send + Sync {
-    /// Connects to `destination` from the address `source`, a pod's own, on any port.
-    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_>;
-}
 
 /// All tunnels that this agent has opened; dropping it ends them.
 ///
@@ -52,8 +34,6 @@ struct Inner {
     abort: CancellationToken,
 }
 
-type Handle = SendRequest<Bytes>;
-type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
 /// What a dial came to, once it has come to something.
 type Outcome = watch::Receiver<Option<Result<(), OpenError>>>;
 
@@ -244,7 +224,7 @@ impl Inner {
         settle: watch::Sender<Option<Result<(), OpenError>>>,
     ) {
         let established = tokio::select! {
-            established = Box::pin(self.establish(&key)) => established,
+            established = Box::pin(establish(&self.certificates, &*self.dial, &self.limits, &key)) => established,
             () = self.abort.cancelled() => Err(OpenError::Draining),
         };
         match established {
@@ -261,47 +241,6 @@ impl Inner {
                 settle.send_replace(Some(Err(error)));
             }
         }
-    }
-
-    /// A tunnel whose peer has accepted our certificate and sent its SETTINGS.
-    async fn establish(&self, key: &Key) -> Result<(Handle, Http2), OpenError> {
-        let destination = key.destination();
-        let mut stage = Stage::Certificate;
-        let steps = async {
-            let certificate = self
-                .certificates
-                .certificate(key.source())
-                .await
-                .map_err(OpenError::Certificate)?;
-            stage = Stage::Connect;
-            let tcp = self.dial.dial(key.address(), destination).await;
-            let tcp = tcp
-                .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
-                .map_err(|source| OpenError::Dial {
-                    destination,
-                    source: Arc::new(source),
-                })?;
-            stage = Stage::Tls;
-            // The name is not sent (an address never is), nor verified: identities are.
-            let name = ServerName::IpAddress(destination.ip().into());
-            let tls = TlsConnector::from(certificate.client_config(key.expected()))
-                .connect(name, tcp)
-                .await
-                .map_err(|error| OpenError::from_tls(destination, error))?;
-            stage = Stage::Http2;
-            let http2 = |error| OpenError::from_http2(destination, error);
-            let (handle, mut connection) = self
-                .limits
-                .client()
-                .handshake(Paced::new(tls))
-                .await
-                .map_err(http2)?;
-            settings(destination, &mut connection).await?;
-            Ok((handle, connection))
-        };
-        timeout(self.limits.handshake, steps)
-            .await
-            .unwrap_or(Err(OpenError::Timeout { destination, stage }))
     }
 
     /// Keeps a tunnel going until it has closed, broken, or fallen silent.
@@ -338,20 +277,6 @@ enum End {
     Silent,
     /// [`Pool::abort`].
     Aborted,
-}
-
-/// Polls until the peer's SETTINGS have arrived, which is when streams are allowed.
-async fn settings(destination: SocketAddr, connection: &mut Http2) -> Result<(), OpenError> {
-    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        Poll::Ready(Ok(())) => {
-            let closed = io::ErrorKind::UnexpectedEof.into();
-            Poll::Ready(Err(OpenError::from_tls(destination, closed)))
-        }
-        Poll::Ready(Err(error)) => Poll::Ready(Err(OpenError::from_http2(destination, error))),
-        Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }
 
 /// How often a request is sent in all, if the peer never acts upon it.

@@ -1,71 +1,20 @@
 //! Joins a stream of a tunnel to a TCP connection, both ways, until both are done or one breaks.
 
-use std::io::{self, IoSlice};
+use std::future::{pending, poll_fn};
+use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::{collections::VecDeque, future::pending, future::poll_fn};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Lease;
-
-/// An open stream of a tunnel; dropped before its end, it is reset, so that the peer sees a failure and not an end.
-pub struct Stream {
-    send: SendStream<Bytes>,
-    recv: RecvStream,
-    /// Both directions have ended by themselves.
-    ended: bool,
-    /// A client's place on its tunnel.
-    _lease: Option<Lease>,
-}
-
-impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Option<Lease>) -> Self {
-        Self {
-            send,
-            recv,
-            ended: false,
-            _lease: lease,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Stream {
-    /// Sends one DATA frame of just these bytes, within the window.
-    pub(super) async fn send_frame(&mut self, bytes: Bytes) {
-        while self.send.capacity() < bytes.len() {
-            self.send.reserve_capacity(bytes.len());
-            if self.send.capacity() < bytes.len() {
-                poll_fn(|cx| self.send.poll_capacity(cx))
-                    .await
-                    .expect("open")
-                    .expect("open");
-            }
-        }
-        self.send.send_data(bytes, false).expect("open");
-    }
-
-    /// Ends the sending direction.
-    pub(super) fn finish(&mut self) {
-        self.send.send_data(Bytes::new(), true).expect("open");
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if !self.ended {
-            // RFC 9113, 8.5. CANCEL, which h2 would send, means a clean end by the contract.
-            self.send.send_reset(Reason::CONNECT_ERROR);
-        }
-    }
-}
+use super::Stream;
+use super::queue::Queue;
 
 /// Bytes copied so far; readable while the copy runs.
 #[derive(Debug, Default)]
@@ -97,17 +46,6 @@ pub struct Transfer {
     pub outcome: Result<(), Broken>,
 }
 
-impl Transfer {
-    /// A stream that failed before a byte was copied.
-    pub(super) fn failed(error: h2::Error) -> Self {
-        Self {
-            sent: 0,
-            received: 0,
-            outcome: Err(Broken::Tunnel(error)),
-        }
-    }
-}
-
 /// What broke a connection; the side that did not break has been reset.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
@@ -127,45 +65,51 @@ pub enum Broken {
 
 /// Copies both ways until both have ended, one breaks, or `revoked` is cancelled.
 ///
-/// FIN and END_STREAM become each other, each direction by itself. A failure on one side resets the other: RST_STREAM
-/// with CONNECT_ERROR, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
+/// FIN and `END_STREAM` become each other, each direction by itself. A failure resets the other side: `RST_STREAM`
+/// with `CONNECT_ERROR`, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
 /// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel; an idle connection holds no buffer.
-pub async fn copy(
+pub fn copy(
     tcp: TcpStream,
     stream: Stream,
     progress: &Progress,
     revoked: &CancellationToken,
-) -> Transfer {
-    // Small writes must not wait for acknowledgements. A socket on which this fails fails the copy, too.
-    let _ = tcp.set_nodelay(true);
-    let mut pair = Pair { tcp, stream };
-    let outcome = pair.run(progress, revoked).await;
-    pair.stream.ended = outcome.is_ok();
-    Transfer {
-        sent: progress.sent(),
-        received: progress.received(),
-        outcome,
-    }
+) -> impl Future<Output = Transfer> {
+    // Made outside of the future, which would otherwise have room for the parameters and for the pair.
+    let mut pair = Pair::new(tcp, stream);
+    async move { pair.copy(progress, revoked).await }
 }
 
-struct Pair {
+/// The two connections of a copy; reset when dropped before both directions have ended.
+pub(super) struct Pair {
     tcp: TcpStream,
     stream: Stream,
 }
 
 impl Pair {
-    async fn run(
+    pub(super) fn new(tcp: TcpStream, stream: Stream) -> Self {
+        // Small writes must not wait for acknowledgements. A socket on which this fails will fail the copy, too.
+        let _ = tcp.set_nodelay(true);
+        Self { tcp, stream }
+    }
+
+    /// As [`copy`].
+    pub(super) async fn copy(
         &mut self,
         progress: &Progress,
         revoked: &CancellationToken,
-    ) -> Result<(), Broken> {
-        let Self { tcp, stream } = self;
-        let outgoing = outgoing(tcp, &mut stream.send, progress);
-        let incoming = incoming(tcp, &mut stream.recv, progress);
-        tokio::select! {
+    ) -> Transfer {
+        let outgoing = outgoing(&self.tcp, &mut self.stream.send, progress);
+        let incoming = incoming(&self.tcp, &mut self.stream.recv, progress);
+        let outcome = tokio::select! {
             both = async { tokio::try_join!(outgoing, incoming) } => both.map(|((), ())| ()),
-            error = failure(tcp) => Err(Broken::Tcp(error)),
+            error = failure(&self.tcp) => Err(Broken::Tcp(error)),
             () = revoked.cancelled() => Err(Broken::Revoked),
+        };
+        self.stream.ended = outcome.is_ok();
+        Transfer {
+            sent: progress.sent(),
+            received: progress.received(),
+            outcome,
         }
     }
 }
@@ -283,7 +227,7 @@ fn why(send: &mut SendStream<Bytes>, error: h2::Error) -> Result<(), Broken> {
     }
 }
 
-/// By contract a reset with NO_ERROR or CANCEL is an end, any other is a failure.
+/// By contract a reset with `NO_ERROR` or `CANCEL` is an end, any other is a failure.
 fn ended_by(reason: Reason) -> Result<(), Broken> {
     match reason {
         Reason::NO_ERROR | Reason::CANCEL => Ok(()),
@@ -346,73 +290,25 @@ fn end(error: h2::Error) -> Result<(), Broken> {
     }
 }
 
-/// Bytes received and not yet written, at most a stream's window of them.
-///
-/// Everything is taken from h2 as it comes, because h2 bounds the number of small frames it holds, and ends the whole
-/// tunnel beyond that. Small frames are joined, so that a flood of them costs no more than their bytes.
-#[derive(Default)]
-struct Queue {
-    chunks: VecDeque<Bytes>,
-    /// Small frames that came after `chunks`.
-    joined: BytesMut,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.joined.is_empty()
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        if bytes.len() < SMALL && !self.is_empty() {
-            self.joined.extend_from_slice(&bytes);
-            if self.joined.len() >= JOINED {
-                self.seal();
-            }
-        } else if !bytes.is_empty() {
-            self.seal();
-            self.chunks.push_back(bytes);
-        }
-    }
-
-    fn seal(&mut self) {
-        if !self.joined.is_empty() {
-            self.chunks
-                .push_back(std::mem::take(&mut self.joined).freeze());
-        }
-    }
-
-    /// Writes as much as one call takes, and forgets it.
-    fn write(&mut self, tcp: &TcpStream) -> io::Result<usize> {
-        self.seal();
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut used = 0;
-        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            *slice = IoSlice::new(chunk);
-            used += 1;
-        }
-        let written = tcp.try_write_vectored(&slices[..used])?;
-        let mut left = written;
-        while let Some(first) = self.chunks.front_mut() {
-            if left < first.len() {
-                first.advance(left);
-                break;
-            }
-            left -= first.len();
-            self.chunks.pop_front();
-        }
-        if self.chunks.is_empty() {
-            // Idle connections hold no memory.
-            self.chunks = VecDeque::new();
-        }
-        Ok(written)
-    }
-}
-
 /// Reads grow between these; the greatest makes one DATA frame of 16 TLS records.
 const MIN_READ: usize = 4 << 10;
 const MAX_READ: usize = 256 << 10;
-/// Frames below this are joined into chunks of at least `JOINED`.
-const SMALL: usize = 2 << 10;
-const JOINED: usize = 16 << 10;
-/// Chunks written by one call.
-const SLICES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_grow_while_they_fill_and_shrink_when_they_do_not() {
+        let mut size = MIN_READ;
+        for _ in 0..5 {
+            size = next_size(size, size);
+        }
+        assert_eq!(size, MAX_READ);
+        assert_eq!(next_size(size, size / 2), size);
+        for _ in 0..9 {
+            size = next_size(size, 1);
+        }
+        assert_eq!(size, MIN_READ);
+    }
+}

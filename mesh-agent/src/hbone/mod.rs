@@ -2,25 +2,30 @@
 //!
 //! `connect`, `headers` and `pool` are CORE: what a CONNECT says, and which tunnel it goes on. `client` and `server` do
 //! the I/O, `copy` joins a stream to the application's TCP connection. Invariant: bytes that were cut off never look
-//! like a clean end to either application; whatever is not END_STREAM or FIN on one side is a reset on the other.
+//! like a clean end to either application; whatever is not `END_STREAM` or FIN on one side is a reset on the other.
 
 mod client;
 mod connect;
 mod copy;
+mod dial;
 mod error;
 mod headers;
 mod pool;
+mod queue;
 mod server;
+mod stream;
 mod tunnel;
 
 #[cfg(test)]
 mod tests;
 
-pub use client::{Dial, Dialing, Opened, Pool};
-pub use connect::{Authority, AuthorityError, ConnectHead, ConnectRequest, Refusal};
-pub use copy::{Broken, Progress, Stream, Transfer, copy};
+pub use client::{Opened, Pool};
+pub use connect::{ConnectHead, ConnectRequest, Refusal};
+pub use copy::{Broken, Progress, Transfer, copy};
+pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
 pub use pool::Key;
 pub use server::{Accept, Upstream, serve};
+pub use stream::Stream;
 pub use tunnel::Limits;

@@ -224,7 +224,7 @@ impl<T, W> Entry<T, W> {
 mod tests {
     use super::*;
 
-    const IDLE: Duration = Duration::from_secs(300);
+    const IDLE: Duration = Duration::from_mins(5);
 
     fn key(port: u16) -> Key {
         let id = |account| Identity::new("cluster.local", "default", account);

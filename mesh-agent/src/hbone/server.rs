@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,10 +17,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{accepted, refused};
+use super::copy::Pair;
 use super::tunnel::Paced;
 use super::{
-    Baggage, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage, Stream,
-    Transfer, copy,
+    Baggage, Broken, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage,
+    Stream, Transfer,
 };
 use crate::model::Identity;
 use crate::pki::{Certificate, peer_identity};
@@ -179,7 +180,9 @@ impl<A: Accept> Tunnel<A> {
                     remote: self.ends.remote,
                 };
                 let handler = self.handler.clone();
-                self.streams.spawn(stream(handler, request, body, respond));
+                // Boxed, as an open stream must not go on paying for what opening it took.
+                let opening = Box::pin(open(handler, request, body, respond));
+                self.streams.spawn(stream(opening));
             }
             Err(refusal) => {
                 tracing::debug!(peer = %self.peer, remote = %self.ends.remote, %refusal, "request refused");
@@ -190,30 +193,64 @@ impl<A: Accept> Tunnel<A> {
 }
 
 /// One stream, from its request to the end of its bytes.
-async fn stream<A: Accept>(
+async fn stream<A: Accept>(opening: Pin<Box<impl Future<Output = Option<Open<A>>>>>) {
+    if let Some(mut open) = opening.await {
+        let transfer = open.pair.copy(&open.progress, &open.revoked).await;
+        open.handler
+            .finished(open.request, open.connection, transfer);
+    }
+}
+
+/// A stream whose application has accepted and whose client has been told.
+struct Open<A: Accept> {
+    handler: Arc<A>,
+    request: ConnectRequest,
+    connection: A::Connection,
+    progress: Arc<Progress>,
+    revoked: CancellationToken,
+    pair: Pair,
+}
+
+/// Asks the handler and answers the client; none if nothing came of it.
+async fn open<A: Accept>(
     handler: Arc<A>,
     request: ConnectRequest,
     body: RecvStream,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Option<Open<A>> {
     let connected = tokio::select! {
         biased;
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return None,
         connected = handler.connect(&request) => connected,
     };
     let upstream = match connected {
         Ok(upstream) => upstream,
-        Err(refusal) => return refuse(&mut respond, &refusal),
-    };
-    let response = accepted(upstream.baggage.as_ref());
-    let transfer = match respond.send_response(response, false) {
-        Ok(send) => {
-            let stream = Stream::new(send, body, None);
-            copy(upstream.tcp, stream, &upstream.progress, &upstream.revoked).await
+        Err(refusal) => {
+            refuse(&mut respond, &refusal);
+            return None;
         }
-        Err(error) => Transfer::failed(error),
     };
-    handler.finished(request, upstream.connection, transfer);
+    match respond.send_response(accepted(upstream.baggage.as_ref()), false) {
+        Ok(send) => Some(Open {
+            handler,
+            request,
+            connection: upstream.connection,
+            progress: upstream.progress,
+            revoked: upstream.revoked,
+            pair: Pair::new(upstream.tcp, Stream::new(send, body, None)),
+        }),
+        Err(error) => {
+            // Lost at the last moment; fails only if the socket is gone already.
+            let _ = upstream.tcp.set_zero_linger();
+            let transfer = Transfer {
+                sent: 0,
+                received: 0,
+                outcome: Err(Broken::Tunnel(error)),
+            };
+            handler.finished(request, upstream.connection, transfer);
+            None
+        }
+    }
 }
 
 /// Answers with a status and the end of the stream; a client that has left meanwhile needs no answer.

@@ -35,7 +35,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
-            idle: Duration::from_secs(5 * 60),
+            idle: Duration::from_mins(5),
             streams_per_tunnel: 100,
             max_concurrent_streams: 200,
             send_buffer: 512 * 1024,

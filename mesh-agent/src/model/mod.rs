@@ -4,6 +4,7 @@
 //! (k8s-openapi, CRDs) end in `cluster`; what is here is already valid.
 
 mod apply;
+mod authority;
 mod claims;
 mod derive;
 mod event;
@@ -15,6 +16,7 @@ mod snapshot;
 pub(crate) mod tests;
 mod workload;
 
+pub use authority::{Authority, AuthorityError};
 pub use event::{Attached, Change, Event, Object, Reference};
 pub use identity::Identity;
 pub use key::Key;

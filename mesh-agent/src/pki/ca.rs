@@ -13,7 +13,7 @@ use super::{Chain, Error, Signer, Signing};
 use crate::model::Identity;
 
 /// How long a workload's certificate lives unless told otherwise.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
 
 /// An authority whose root is `root-cert.pem` and `root-key.pem` in one directory.
 ///

@@ -239,18 +239,18 @@ fn new_root(trust_domain: &str) -> Result<(String, String), rcgen::Error> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // Roots of different keys have different names, so that a foreign one is seen as such.
     let id = params.key_identifier(&key);
-    let id: String = id.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let id = id.iter().take(4).fold(0, |id, &b| id << 8 | u32::from(b));
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::OrganizationName, trust_domain);
     params
         .distinguished_name
-        .push(DnType::CommonName, format!("Mesh CNI root {id}"));
+        .push(DnType::CommonName, format!("Mesh CNI root {id:08x}"));
     let cert = params.self_signed(&key)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
 
-const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// Nodes whose clock is behind ours accept a certificate at once.
-pub(super) const BACKDATE: Duration = Duration::from_secs(5 * 60);
+pub(super) const BACKDATE: Duration = Duration::from_mins(5);

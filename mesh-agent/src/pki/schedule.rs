@@ -137,7 +137,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(150);
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn id(account: &str) -> Identity {
         Identity::new("cluster.local", "default", account)

@@ -47,10 +47,10 @@ fn the_root_is_made_once_and_for_the_owner_only() {
     let made = files(&inner);
     DirectoryCa::open(&inner, DOMAIN).unwrap();
     assert_eq!(files(&inner), made);
-    let mode = fs::metadata(inner.join("root-key.pem"))
+    let permissions = fs::metadata(inner.join("root-key.pem"))
         .unwrap()
         .permissions();
-    assert_eq!(mode.mode() & 0o777, 0o600);
+    assert_eq!(permissions.mode() & 0o777, 0o600);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn broken_roots_are_named_and_left_alone() {
         &|at: &Path| {
             spoil_with(at, |params| {
                 params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-                params.not_after = (SystemTime::now() - Duration::from_secs(60)).into();
+                params.not_after = (SystemTime::now() - Duration::from_mins(1)).into();
             });
         },
         &["root-cert.pem is valid from", "replace both"],

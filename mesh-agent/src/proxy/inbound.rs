@@ -11,10 +11,8 @@ use tracing::warn;
 use super::access_log::AccessLog;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
-use crate::hbone::{
-    self, Accept, Authority, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream,
-};
-use crate::model::Snapshot;
+use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
+use crate::model::{Authority, Snapshot};
 use crate::pki::Certificates;
 use crate::route::{self, Rejection};
 
@@ -122,8 +120,7 @@ async fn reach(
     snapshot: &Snapshot,
     request: &ConnectRequest,
 ) -> Result<TcpStream, (Refusal, String)> {
-    let authority = request.head.authority.to_string();
-    let address = route::inbound(snapshot, request.local.ip(), &authority)
+    let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
     let connected = socket::connect(request.remote.ip(), address).await;
     connected.map_err(|error| {
@@ -136,7 +133,7 @@ async fn reach(
 
 fn refusal(rejection: &Rejection) -> Refusal {
     match rejection {
-        Rejection::Malformed | Rejection::AddressMismatch { .. } => Refusal::AddressMismatch,
+        Rejection::AddressMismatch { .. } => Refusal::AddressMismatch,
         Rejection::UnknownWorkload(_)
         | Rejection::ReservedPort(_)
         | Rejection::UnknownService { .. } => Refusal::Unreachable,

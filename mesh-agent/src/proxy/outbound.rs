@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,9 @@ const REDIALS: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
 ];
+
+/// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The server of captured outbound connections.
 #[derive(Clone)]
@@ -112,9 +115,10 @@ impl Outbound {
         head: &ConnectHead,
         log: &mut AccessLog,
     ) -> Carried {
-        let opened = match self.pool.open(key, head).await {
-            Ok(opened) => opened,
-            Err(error) => return refuse(stream, causes(&error)),
+        let opened = match timeout(OPEN_TIMEOUT, self.pool.open(key, head)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return refuse(stream, causes(&error)),
+            Err(_) => return refuse(stream, "the peer did not answer in time".to_owned()),
         };
         // One identity was accepted; with several, the certificate alone tells which.
         if let [identity] = &*key.expected() {

@@ -59,7 +59,7 @@ pub async fn connect(source: IpAddr, destination: SocketAddr) -> io::Result<TcpS
 
 /// Sets what every connection of the agent has: no delay, and a check every three minutes that the other end lives.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
-    let period = Duration::from_secs(180);
+    let period = Duration::from_mins(3);
     let keepalive = TcpKeepalive::new()
         .with_time(period)
         .with_interval(period)

@@ -3,14 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{RESERVED_PORTS, tcp_port};
-use crate::model::{Key, Snapshot, Workload};
+use crate::model::{Authority, Key, Snapshot, Workload};
 
 /// Why an inbound stream is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// The authority is neither `address:port` nor `name:port`.
-    #[error("the authority is neither address:port nor name:port")]
-    Malformed,
     /// The authority's address is not the one the tunnel leads to.
     #[error("the authority names {authority}, the tunnel leads to {local}")]
     AddressMismatch {
@@ -35,28 +32,17 @@ pub enum Rejection {
     },
 }
 
-impl Rejection {
-    /// The status of the response: 400 for what the peer got wrong, 503 for what is not there.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::Malformed | Self::AddressMismatch { .. } => 400,
-            Self::UnknownWorkload(_) | Self::ReservedPort(_) | Self::UnknownService { .. } => 503,
-        }
-    }
-}
-
 /// Decides which socket of a pod a stream of an inbound tunnel is for.
 ///
 /// `local` is the address the tunnel leads to, `authority` that of the CONNECT request.
 ///
 /// # Errors
-/// A [`Rejection`] with the status to answer.
+/// A [`Rejection`].
 pub fn inbound(
     snapshot: &Snapshot,
     local: IpAddr,
-    authority: &str,
+    authority: &Authority,
 ) -> Result<SocketAddr, Rejection> {
-    let authority = Authority::parse(authority).ok_or(Rejection::Malformed)?;
     if let Authority::Address(address) = authority
         && address.ip() != local
     {
@@ -69,34 +55,16 @@ pub fn inbound(
         .ok_or(Rejection::UnknownWorkload(local))?;
     let port = match authority {
         Authority::Address(address) => address.port(),
-        Authority::Service { host, port } => service_port(snapshot, workload, local, host, port)
+        Authority::Host { name, port } => service_port(snapshot, workload, local, name, *port)
             .ok_or_else(|| Rejection::UnknownService {
-                host: host.to_owned(),
-                port,
+                host: name.clone(),
+                port: *port,
             })?,
     };
     if RESERVED_PORTS.contains(&port) {
         return Err(Rejection::ReservedPort(port));
     }
     Ok(SocketAddr::new(local, port))
-}
-
-/// What a CONNECT request asks for.
-enum Authority<'a> {
-    Address(SocketAddr),
-    Service { host: &'a str, port: u16 },
-}
-
-impl<'a> Authority<'a> {
-    fn parse(text: &'a str) -> Option<Self> {
-        if let Ok(address) = text.parse() {
-            return Some(Self::Address(address));
-        }
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        (!host.is_empty() && host.chars().all(is_name)).then_some(Self::Service { host, port })
-    }
 }
 
 /// The port of a pod behind a port of a service: as its endpoint tells, or as the service does while this node has not

@@ -365,25 +365,17 @@ fn inbound_streams() {
         ),
     ]);
     let check = |local: &str, authority: &str, expect: Result<&str, u16>| {
-        let got = inbound(&snapshot, ip(local), authority);
-        let got = got.map(|it| it.to_string()).map_err(|it| it.status());
+        let got = inbound(&snapshot, ip(local), &authority.parse().unwrap());
+        let got = got.map(|it| it.to_string()).map_err(|it| match it {
+            Rejection::AddressMismatch { .. } => 400,
+            _ => 503,
+        });
         assert_eq!(got, expect.map(str::to_owned), "{authority} at {local}");
     };
     check("10.0.0.1", "10.0.0.1:7000", Ok("10.0.0.1:7000"));
     check("fd00::1", "[fd00::1]:7000", Ok("[fd00::1]:7000"));
     check("10.0.0.1", "10.0.0.2:7000", Err(400));
     check("10.0.0.1", "[fd00::1]:7000", Err(400));
-    for malformed in [
-        "",
-        "10.0.0.1",
-        "10.0.0.1:",
-        ":80",
-        "10.0.0.1:99999",
-        "a b:80",
-        "http://x:80",
-    ] {
-        check("10.0.0.1", malformed, Err(400));
-    }
     for port in [15001, 15006, 15008] {
         check("10.0.0.1", &format!("10.0.0.1:{port}"), Err(503));
     }

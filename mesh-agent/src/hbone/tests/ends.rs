@@ -23,16 +23,16 @@ async fn half_close_from_the_client() {
     let mut link = world.link(&pool, &server).await;
     link.client.write_all(b"question").await.unwrap();
     link.client.shutdown().await.unwrap();
-    assert_eq!(rest(&mut link.served).await.unwrap(), b"question");
-    link.served.write_all(b"answer").await.unwrap();
-    drop(link.served);
+    assert_eq!(rest(&mut link.app).await.unwrap(), b"question");
+    link.app.write_all(b"answer").await.unwrap();
+    drop(link.app);
     assert_eq!(rest(&mut link.client).await.unwrap(), b"answer");
     let client = within(link.transfer).await.unwrap();
     assert_eq!((client.sent, client.received), (8, 6));
     client.outcome.unwrap();
-    let served = server.transfer().await;
-    assert_eq!((served.sent, served.received), (6, 8));
-    served.outcome.unwrap();
+    let theirs = server.transfer().await;
+    assert_eq!((theirs.sent, theirs.received), (6, 8));
+    theirs.outcome.unwrap();
 }
 
 #[tokio::test]
@@ -40,12 +40,12 @@ async fn half_close_from_the_server() {
     let world = World::new();
     let (pool, mut server) = (world.pool(), world.server().await);
     let mut link = world.link(&pool, &server).await;
-    link.served.write_all(b"banner").await.unwrap();
-    link.served.shutdown().await.unwrap();
+    link.app.write_all(b"banner").await.unwrap();
+    link.app.shutdown().await.unwrap();
     assert_eq!(rest(&mut link.client).await.unwrap(), b"banner");
     link.client.write_all(b"late").await.unwrap();
     drop(link.client);
-    assert_eq!(rest(&mut link.served).await.unwrap(), b"late");
+    assert_eq!(rest(&mut link.app).await.unwrap(), b"late");
     within(link.transfer).await.unwrap().outcome.unwrap();
     server.transfer().await.outcome.unwrap();
 }
@@ -57,13 +57,13 @@ async fn reset_from_the_client_reaches_the_server() {
     let mut link = world.link(&pool, &server).await;
     link.client.set_zero_linger().unwrap();
     drop(link.client);
-    assert_eq!(rest(&mut link.served).await, Err(RESET));
+    assert_eq!(rest(&mut link.app).await, Err(RESET));
     let client = within(link.transfer).await.unwrap();
     assert!(matches!(client.outcome, Err(Broken::Tcp(_))));
-    let served = server.transfer().await;
+    let theirs = server.transfer().await;
     assert!(matches!(
-        served.outcome,
-        Err(Broken::Reset(h2::Reason::CONNECT_ERROR)) | Err(Broken::Tunnel(_))
+        theirs.outcome,
+        Err(Broken::Reset(h2::Reason::CONNECT_ERROR) | Broken::Tunnel(_))
     ));
 }
 
@@ -72,11 +72,11 @@ async fn reset_from_the_server_reaches_the_client() {
     let world = World::new();
     let (pool, mut server) = (world.pool(), world.server().await);
     let mut link = world.link(&pool, &server).await;
-    link.served.set_zero_linger().unwrap();
-    drop(link.served);
+    link.app.set_zero_linger().unwrap();
+    drop(link.app);
     assert_eq!(rest(&mut link.client).await, Err(RESET));
-    let served = server.transfer().await;
-    assert!(matches!(served.outcome, Err(Broken::Tcp(_))));
+    let theirs = server.transfer().await;
+    assert!(matches!(theirs.outcome, Err(Broken::Tcp(_))));
 }
 
 #[tokio::test]
@@ -86,11 +86,11 @@ async fn reset_after_a_half_close() {
     let mut link = world.link(&pool, &server).await;
     // Both copies wait for the tunnel alone now, and only the socket's error state tells.
     link.client.shutdown().await.unwrap();
-    assert_eq!(rest(&mut link.served).await.unwrap(), b"");
+    assert_eq!(rest(&mut link.app).await.unwrap(), b"");
     link.client.set_zero_linger().unwrap();
     drop(link.client);
     within(link.transfer).await.unwrap().outcome.unwrap_err();
-    until(|| matches!(link.served.take_error(), Ok(Some(_)))).await;
+    until(|| matches!(link.app.take_error(), Ok(Some(_)))).await;
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_revoked_stream_is_reset_on_both_sides() {
         };
         revoked.cancel();
         assert_eq!(rest(&mut link.client).await, Err(RESET));
-        assert_eq!(rest(&mut link.served).await, Err(RESET));
+        assert_eq!(rest(&mut link.app).await, Err(RESET));
     }
 }
 
@@ -117,7 +117,7 @@ async fn a_lost_tunnel_is_no_clean_end() {
     let mut link = world.link(&pool, &server).await;
     pool.abort();
     assert_eq!(rest(&mut link.client).await, Err(RESET));
-    assert_eq!(rest(&mut link.served).await, Err(RESET));
+    assert_eq!(rest(&mut link.app).await, Err(RESET));
     let client = within(link.transfer).await.unwrap();
     assert!(
         matches!(client.outcome, Err(Broken::Tunnel(_))),
@@ -136,8 +136,8 @@ async fn a_dropped_stream_is_no_clean_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let head = ConnectHead::new(listener.local_addr().unwrap());
     let opened = pool.open(&server.key(), &head).await.unwrap();
-    let (mut served, _) = listener.accept().await.unwrap();
+    let (mut app, _) = listener.accept().await.unwrap();
     assert_eq!(opened.baggage.unwrap().service.as_deref(), Some("app"));
     drop(opened.stream);
-    assert_eq!(rest(&mut served).await, Err(RESET));
+    assert_eq!(rest(&mut app).await, Err(RESET));
 }

@@ -2,6 +2,7 @@
 
 mod ends;
 mod failures;
+mod interop;
 mod pooling;
 mod stress;
 
@@ -17,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept, Authority, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool,
-    Progress, Refusal, ServeError, Transfer, Upstream, copy, serve,
+    Accept, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool, Progress,
+    Refusal, ServeError, Transfer, Upstream, copy, serve,
 };
-use crate::model::Identity;
+use crate::model::{Authority, Identity};
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 
 const DOMAIN: &str = "cluster.local";
@@ -118,7 +119,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let head = ConnectHead::new(listener.local_addr().unwrap());
         let opened = pool.open(&server.key(), &head).await.unwrap();
-        let (served, _) = listener.accept().await.unwrap();
+        let (app, _) = listener.accept().await.unwrap();
         let (client, agent) = pair().await;
         let (progress, revoked) = (Arc::new(Progress::default()), CancellationToken::new());
         let transfer = self.spawn({
@@ -127,7 +128,7 @@ impl World {
         });
         Link {
             client,
-            served,
+            app,
             transfer,
             progress,
             revoked,
@@ -170,7 +171,7 @@ impl Server {
 
 struct Link {
     client: TcpStream,
-    served: TcpStream,
+    app: TcpStream,
     transfer: oneshot::Receiver<Transfer>,
     progress: Arc<Progress>,
     revoked: CancellationToken,

@@ -28,7 +28,7 @@ async fn read(mut socket: OwnedReadHalf) -> Vec<u8> {
     bytes
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn eight_megabytes_each_way_at_once() {
     const LENGTH: usize = 8 << 20;
     let world = World::new();
@@ -36,13 +36,13 @@ async fn eight_megabytes_each_way_at_once() {
     let link = world.link(&pool, &server).await;
     let (to, from) = (pattern(LENGTH, 1), pattern(LENGTH, 2));
     let (client_read, client_write) = link.client.into_split();
-    let (served_read, served_write) = link.served.into_split();
+    let (app_read, app_write) = link.app.into_split();
     let ((), (), got_from, got_to) = within(async {
         tokio::join!(
             write(client_write, to.clone()),
-            write(served_write, from.clone()),
+            write(app_write, from.clone()),
             read(client_read),
-            read(served_read)
+            read(app_read)
         )
     })
     .await;
@@ -52,20 +52,20 @@ async fn eight_megabytes_each_way_at_once() {
         (client.sent, client.received),
         (LENGTH as u64, LENGTH as u64)
     );
-    let served = server.transfer().await;
+    let theirs = server.transfer().await;
     assert_eq!(
-        (served.sent, served.received),
+        (theirs.sent, theirs.received),
         (LENGTH as u64, LENGTH as u64)
     );
-    served.outcome.unwrap();
+    theirs.outcome.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     let world = World::new();
     let (pool, server) = (world.pool(), world.server().await);
     let mut slow = world.link(&pool, &server).await;
-    let (mut slow_read, slow_write) = slow.served.into_split();
+    let (mut slow_read, slow_write) = slow.app.into_split();
     let writer = world.spawn({
         let (_, write_half) = slow.client.into_split();
         write(write_half, pattern(64 << 20, 3))
@@ -85,7 +85,7 @@ async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     assert_eq!(server.tunnels(), 1);
     quick.client.write_all(b"ping").await.unwrap();
     let mut bytes = [0; 4];
-    within(quick.served.read_exact(&mut bytes)).await.unwrap();
+    within(quick.app.read_exact(&mut bytes)).await.unwrap();
     // The other direction of the slow connection is not held up either.
     drop(slow_write);
     let mut rest = vec![0; 1 << 20];
@@ -104,7 +104,7 @@ async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     within(&mut slow.transfer).await.unwrap().outcome.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_flood_of_small_frames_to_a_slow_reader() {
     const FRAMES: usize = 150_000;
     const LENGTH: usize = 20;
@@ -118,12 +118,12 @@ async fn a_flood_of_small_frames_to_a_slow_reader() {
     let listener = socket.listen(1).unwrap();
     let head = ConnectHead::new(listener.local_addr().unwrap());
     let opened = pool.open(&server.key(), &head).await.unwrap();
-    let (mut served, _) = listener.accept().await.unwrap();
+    let (mut app, _) = listener.accept().await.unwrap();
     let mut stream = opened.stream;
     let sent = world.spawn(async move {
         let mut text = Vec::new();
         for number in 0..FRAMES {
-            let frame = format!("{number:0width$}", width = LENGTH).into_bytes();
+            let frame = format!("{number:0LENGTH$}").into_bytes();
             text.extend_from_slice(&frame);
             stream.send_frame(Bytes::from(frame)).await;
         }
@@ -132,7 +132,7 @@ async fn a_flood_of_small_frames_to_a_slow_reader() {
     });
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut got = Vec::new();
-    within(served.read_to_end(&mut got)).await.unwrap();
+    within(app.read_to_end(&mut got)).await.unwrap();
     let (_stream, text) = within(sent).await.unwrap();
     assert!(
         got == text,
