@@ -1,6 +1,7 @@
 //! A node of the cluster that runs none of our software: its pods are addresses of one machine on the fabric.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -22,12 +23,7 @@ pub struct Foreign<'lab> {
 impl<'lab> Foreign<'lab> {
     /// Makes the machine, its Node object and its routes to the pods of the lab's nodes.
     pub fn create(lab: &'lab Lab) -> Result<Self> {
-        let node = Node::create(
-            lab.name(),
-            NUMBER,
-            lab.directory(),
-            std::path::PathBuf::new(),
-        )?;
+        let node = Node::create(lab.name(), NUMBER, lab.directory(), PathBuf::new(), &[])?;
         for family in Family::BOTH {
             for other in lab.nodes() {
                 let cidr = &other.pod_cidrs()[family as usize];

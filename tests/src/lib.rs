@@ -9,6 +9,7 @@ pub mod cni;
 pub mod counters;
 pub mod foreign;
 pub mod frames;
+pub mod holdings;
 pub mod lab;
 pub mod netns;
 pub mod node;
