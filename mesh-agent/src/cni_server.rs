@@ -219,7 +219,8 @@ impl Call {
             mac,
         })) = next
         else {
-            let _ = self.commands.send(Command::Cancel(attachment)).await;
+            let cancel = Command::Cancel(attachment, addresses);
+            let _ = self.commands.send(cancel).await;
             return next.map(|_| ());
         };
         let host_ifname = attachment.host_ifname();
@@ -228,7 +229,7 @@ impl Call {
             pod,
             netns,
             network,
-            addresses,
+            addresses: addresses.clone(),
             host_ifname,
             mac,
             host_mac,
@@ -240,7 +241,8 @@ impl Call {
         });
         let attached = self.done(|reply| Command::Attach(wired, reply)).await;
         if attached.is_err() {
-            let _ = self.commands.send(Command::Cancel(attachment)).await;
+            let cancel = Command::Cancel(attachment, addresses);
+            let _ = self.commands.send(cancel).await;
         }
         send(&mut writer, attached).await
     }
