@@ -498,7 +498,7 @@ impl World {
             return Err(refusal(Reason::TryAgain, message, "wait a moment"));
         }
         if self.snapshot.node(node).is_none() {
-            let message = format!("the source has no Node {node}");
+            let message = format!("the source has no Node {node}{}", doubts(&self.snapshot));
             return Err(refusal(
                 Reason::TryAgain,
                 message,
@@ -547,6 +547,19 @@ fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
         error.to_string(),
         "delete pods or add a pod CIDR to the Node",
     )
+}
+
+/// What the source leaves out, for messages about what it does not tell; empty when it is all understood.
+pub(crate) fn doubts(snapshot: &Snapshot) -> String {
+    const TOLD: usize = 3;
+    let mut text = String::new();
+    for (part, reason) in snapshot.left_out().take(TOLD) {
+        text += &format!("; {part} is left out: {reason}");
+    }
+    match snapshot.left_out().count().saturating_sub(TOLD) {
+        0 => text,
+        more => text + &format!("; and {more} more"),
+    }
 }
 
 pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {
