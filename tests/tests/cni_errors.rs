@@ -1,6 +1,8 @@
 //! CNI calls that cannot succeed, that meet each other, or that are cut short: the answer names what is wrong, and nothing
 //! stands in the way of the next call.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,9 +115,14 @@ fn one_container_added_twice_at_once() -> Result<()> {
             let config = json!({ "prevResult": good[0].json });
             let wired = Call { config, ..sandbox };
             call(node, "CHECK", &wired)?.success()?;
-            let [v4, _] = ips(good[0])?.try_into().expect("both families");
-            let ip = v4.split('/').next().unwrap_or_default();
-            node.netns().exec("ping", ["-c1", "-W2", ip])?;
+            let first = ips(good[0])?.remove(0);
+            let to = SocketAddr::new(first.split('/').next().unwrap_or_default().parse()?, 9);
+            let probe = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+            let refused = node.netns().run(probe).map_err(|error| error.kind());
+            ensure!(
+                matches!(refused, Err(ErrorKind::ConnectionRefused)),
+                "the pod answers: {refused:?}"
+            );
             call(node, "DEL", &wired)?.success()?;
             ensure!(devices(&netns)?.is_empty(), "round {round}");
         }
