@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::attachments::Record;
 use crate::model::{Key, Snapshot};
-use crate::world::{Command, Reply, Wired, refusal};
+use crate::world::{Command, Reply, Wired, doubts, refusal};
 
 /// How long an ADD waits for the source to tell its pod: the runtime may know it first.
 const POD_WAIT: Duration = Duration::from_secs(10);
@@ -219,7 +219,8 @@ impl Call {
             mac,
         })) = next
         else {
-            let _ = self.commands.send(Command::Cancel(attachment)).await;
+            let cancel = Command::Cancel(attachment, addresses);
+            let _ = self.commands.send(cancel).await;
             return next.map(|_| ());
         };
         let host_ifname = attachment.host_ifname();
@@ -228,7 +229,7 @@ impl Call {
             pod,
             netns,
             network,
-            addresses,
+            addresses: addresses.clone(),
             host_ifname,
             mac,
             host_mac,
@@ -240,7 +241,8 @@ impl Call {
         });
         let attached = self.done(|reply| Command::Attach(wired, reply)).await;
         if attached.is_err() {
-            let _ = self.commands.send(Command::Cancel(attachment)).await;
+            let cancel = Command::Cancel(attachment, addresses);
+            let _ = self.commands.send(cancel).await;
         }
         send(&mut writer, attached).await
     }
@@ -257,14 +259,16 @@ impl Call {
             let pod = snapshot.pod(&key);
             pod.is_some_and(|pod| uid.is_none_or(|uid| pod.uid.is_empty() || *pod.uid == *uid))
         };
-        match timeout(POD_WAIT, self.world.wait_for(known)).await {
-            Ok(Ok(_)) => Ok(()),
+        let waited = timeout(POD_WAIT, self.world.wait_for(known)).await;
+        match waited.map(|it| it.map(drop)) {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(refusal(
                 Reason::TryAgain,
                 format!(
-                    "the source has not told pod {key} within {} s",
-                    POD_WAIT.as_secs()
+                    "the source has not told pod {key} within {} s{}",
+                    POD_WAIT.as_secs(),
+                    doubts(&self.world.borrow())
                 ),
                 "check K8S_POD_NAMESPACE, K8S_POD_NAME and K8S_POD_UID in CNI_ARGS against the Pod object",
             )),

@@ -39,8 +39,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub enum Command {
     /// Choose addresses for an attachment. One that is known keeps those it has.
     Reserve(Attachment, Reply<Wiring>),
-    /// Give back what was reserved and never attached.
-    Cancel(Attachment),
+    /// Give back the addresses that were reserved for an attachment and never attached.
+    Cancel(Attachment, Vec<IpAddr>),
     /// The pod is wired: capture it.
     Attach(Box<Wired>, Reply<()>),
     /// The interface is gone.
@@ -297,7 +297,11 @@ impl World {
             Command::Reserve(attachment, reply) => {
                 let _ = reply.send(self.reserve(attachment).await);
             }
-            Command::Cancel(attachment) => self.cancel(&attachment),
+            Command::Cancel(attachment, addresses) => {
+                if self.holds(&attachment, &addresses) {
+                    self.cancel(&attachment);
+                }
+            }
             Command::Attach(wired, reply) => {
                 let _ = reply.send(self.attach(*wired).await);
             }
@@ -320,19 +324,25 @@ impl World {
 
     async fn reserve(&mut self, attachment: Attachment) -> Result<Wiring, Refusal> {
         self.ready()?;
-        if let Some(record) = self.store.get(&attachment) {
+        let Attachment { container, ifname } = &attachment;
+        if self.reserved.contains_key(&attachment) {
+            // Two would make the host's end under one name, and each take the other's away.
+            let message = format!("an ADD of {ifname} of container {container} is under way");
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "wait until it has ended",
+            ));
+        }
+        let addresses = match self.store.get(&attachment) {
             // The binary takes a host interface of this name for a leftover and removes it.
-            if self.is_wired(&record.host_ifname).await {
-                let Attachment { container, ifname } = attachment;
+            Some(record) if self.is_wired(&record.host_ifname).await => {
                 let message = format!("container {container} has interface {ifname} already");
                 return Err(refusal(Reason::Invalid, message, "DEL it first"));
             }
-            return Ok(self.wiring(record.addresses.clone()));
-        }
-        if let Some(addresses) = self.reserved.get(&attachment) {
-            return Ok(self.wiring(addresses.clone()));
-        }
-        let addresses = self.ipam.allocate().map_err(unavailable)?;
+            Some(record) => record.addresses.clone(),
+            None => self.ipam.allocate().map_err(unavailable)?,
+        };
         self.reserved.insert(attachment, addresses.clone());
         Ok(self.wiring(addresses))
     }
@@ -342,9 +352,18 @@ impl World {
         links.is_ok_and(|links| links.iter().any(|link| link.name == host_ifname))
     }
 
+    /// Whether the reservation stands: a DEL takes it away from an ADD that is under way.
+    fn holds(&self, attachment: &Attachment, addresses: &[IpAddr]) -> bool {
+        let reserved = self.reserved.get(attachment);
+        reserved.is_some_and(|reserved| reserved == addresses)
+    }
+
     fn cancel(&mut self, attachment: &Attachment) {
-        for address in self.reserved.remove(attachment).into_iter().flatten() {
-            self.ipam.release(address);
+        let addresses = self.reserved.remove(attachment);
+        if self.store.get(attachment).is_none() {
+            for address in addresses.into_iter().flatten() {
+                self.ipam.release(address);
+            }
         }
     }
 
@@ -353,6 +372,17 @@ impl World {
             record,
             host_ifindex,
         } = wired;
+        if !self.holds(&record.attachment, &record.addresses) {
+            let message = format!(
+                "container {} was released during its ADD",
+                record.attachment.container
+            );
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "ADD it again if it still runs",
+            ));
+        }
         let captured = self.capture(&record, host_ifindex).await;
         let kept = captured.map_err(Error::from).and_then(|()| {
             self.store.put(record.clone())?;
@@ -468,7 +498,7 @@ impl World {
             return Err(refusal(Reason::TryAgain, message, "wait a moment"));
         }
         if self.snapshot.node(node).is_none() {
-            let message = format!("the source has no Node {node}");
+            let message = format!("the source has no Node {node}{}", doubts(&self.snapshot));
             return Err(refusal(
                 Reason::TryAgain,
                 message,
@@ -517,6 +547,19 @@ fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
         error.to_string(),
         "delete pods or add a pod CIDR to the Node",
     )
+}
+
+/// What the source leaves out, for messages about what it does not tell; empty when it is all understood.
+pub(crate) fn doubts(snapshot: &Snapshot) -> String {
+    const TOLD: usize = 3;
+    let mut text = String::new();
+    for (part, reason) in snapshot.left_out().take(TOLD) {
+        text += &format!("; {part} is left out: {reason}");
+    }
+    match snapshot.left_out().count().saturating_sub(TOLD) {
+        0 => text,
+        more => text + &format!("; and {more} more"),
+    }
 }
 
 pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -67,6 +69,25 @@ impl Cni {
 
     /// Makes a call from a node's network namespace.
     pub fn call(&self, node: &Netns, command: &str, call: &Call) -> Result<Answer> {
+        self.call_raw(node, command, call, &self.config(call))
+    }
+
+    /// Starts a call and kills the plugin (SIGKILL) after some time, unless it has ended.
+    pub fn call_and_kill(
+        &self,
+        node: &Netns,
+        command: &str,
+        call: &Call,
+        after: Duration,
+    ) -> Result<()> {
+        let mut child = self.spawn(node, command, call, &self.config(call))?;
+        sleep(after);
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    fn config(&self, call: &Call) -> Vec<u8> {
         let mut config = json!({
             "cniVersion": "1.1.0",
             "name": "mesh",
@@ -76,7 +97,7 @@ impl Cni {
         for (key, value) in call.config.as_object().into_iter().flatten() {
             config[key] = value.clone();
         }
-        self.call_raw(node, command, call, config.to_string().as_bytes())
+        config.to_string().into_bytes()
     }
 
     /// Makes a call with any bytes on standard input.
@@ -87,6 +108,16 @@ impl Cni {
         call: &Call,
         stdin: &[u8],
     ) -> Result<Answer> {
+        let output = self.spawn(node, command, call, stdin)?.wait_with_output()?;
+        Ok(Answer {
+            exit: output.status.code().unwrap_or(-1),
+            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    /// Starts a call, its input written and ended.
+    fn spawn(&self, node: &Netns, command: &str, call: &Call, stdin: &[u8]) -> Result<Child> {
         let mut plugin = Command::new(&self.binary);
         plugin
             .env_clear()
@@ -106,11 +137,6 @@ impl Cni {
             // A plugin that does not read its input answers nevertheless.
             let _ = pipe.write_all(stdin);
         }
-        let output = child.wait_with_output()?;
-        Ok(Answer {
-            exit: output.status.code().unwrap_or(-1),
-            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
+        Ok(child)
     }
 }

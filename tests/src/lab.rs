@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::bpffs::Bpffs;
 use crate::builders::{NamespaceBuilder, PodBuilder, ServiceBuilder};
 use crate::capture::{Capture, Recording};
+use crate::cni::Call;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::objects::{self, MODE, Objects};
@@ -35,7 +36,16 @@ pub struct Lab {
 
 /// Runs a scenario in a lab of two nodes; when it fails, the ends of the agents' logs are printed.
 pub fn scenario(name: &str, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    let lab = Lab::new(name)?;
+    scenario_with(name, &[], test)
+}
+
+/// Runs a scenario in a lab of two nodes whose agents are given more flags.
+pub fn scenario_with(
+    name: &str,
+    flags: &'static [&'static str],
+    test: impl FnOnce(&Lab) -> Result<()>,
+) -> Result<()> {
+    let lab = Lab::with_flags(name, 2, flags)?;
     let result = test(&lab);
     if result.is_err() {
         lab.print_logs();
@@ -51,6 +61,11 @@ impl Lab {
 
     /// Makes a lab of some nodes and starts their agents.
     pub fn with_nodes(name: &str, count: u8) -> Result<Self> {
+        Self::with_flags(name, count, &[])
+    }
+
+    /// Makes a lab of some nodes and starts their agents with more flags.
+    pub fn with_flags(name: &str, count: u8, flags: &'static [&'static str]) -> Result<Self> {
         ensure!(
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
             "a lab's name is of letters, digits and underscores"
@@ -67,7 +82,7 @@ impl Lab {
             kept: false,
             _lock: lock,
         };
-        lab.build(count, &directory, &binaries)?;
+        lab.build(count, flags, &directory, &binaries)?;
         if let Err(error) = lab.nodes.iter().try_for_each(|node| node.agent().start()) {
             lab.print_logs();
             return Err(error);
@@ -75,7 +90,13 @@ impl Lab {
         Ok(lab)
     }
 
-    fn build(&mut self, count: u8, directory: &Path, binaries: &Path) -> Result<()> {
+    fn build(
+        &mut self,
+        count: u8,
+        flags: &'static [&'static str],
+        directory: &Path,
+        binaries: &Path,
+    ) -> Result<()> {
         // Unmounted by name, with the lab.
         std::mem::forget(Bpffs::mount(&directory.join("bpf"))?);
         let fabric = Netns::create(&format!("mesh-{}-net", self.name))?;
@@ -87,6 +108,7 @@ impl Lab {
                 number,
                 directory.to_owned(),
                 binaries.to_owned(),
+                flags,
             )?;
             let addresses = Family::BOTH.map(|family| node.ip(family));
             self.objects
@@ -104,6 +126,11 @@ impl Lab {
     /// Its directory.
     pub fn directory(&self) -> PathBuf {
         site::directory(&self.name)
+    }
+
+    /// The directory of the agents' certificate authority.
+    pub fn ca(&self) -> PathBuf {
+        self.directory().join("ca")
     }
 
     /// All nodes.
@@ -135,6 +162,17 @@ impl Lab {
     /// A pod to be made.
     pub fn pod(&self, name: &str) -> PodBuilder<'_> {
         PodBuilder::new(self, name)
+    }
+
+    /// A sandbox without a pod behind it, and the call that wires it.
+    pub fn sandbox(&self, name: &str) -> Result<(Netns, Call)> {
+        let netns = Netns::create(&format!("mesh-{}-{name}", self.name))?;
+        let call = Call {
+            container: name.to_owned(),
+            netns: netns.path().display().to_string(),
+            ..Call::default()
+        };
+        Ok((netns, call))
     }
 
     /// A service to be made.

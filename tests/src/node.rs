@@ -13,7 +13,7 @@ use mesh_common::maps::{Service, Workload};
 use mesh_common::names;
 
 use crate::capture::Capture;
-use crate::cni::{Call, Cni};
+use crate::cni::{Answer, Call, Cni};
 use crate::counters::Counters;
 use crate::netns::Netns;
 use crate::process::Process;
@@ -32,6 +32,8 @@ pub struct Node {
     fabric: Netns,
     lab: PathBuf,
     binaries: PathBuf,
+    /// Flags of the agent beyond the usual.
+    flags: &'static [&'static str],
     agent: Mutex<Option<Process>>,
 }
 
@@ -42,6 +44,7 @@ impl Node {
         number: u8,
         directory: PathBuf,
         binaries: PathBuf,
+        flags: &'static [&'static str],
     ) -> Result<Self> {
         let name = format!("n{number}");
         let netns = Netns::create(&format!("mesh-{lab}-{name}"))?;
@@ -65,6 +68,7 @@ impl Node {
             fabric,
             lab: directory,
             binaries,
+            flags,
             agent: Mutex::default(),
         };
         fs::create_dir_all(node.state())?;
@@ -173,6 +177,23 @@ impl Agent<'_> {
     /// # Errors
     /// When it ends, or does not serve in time, with the end of its log.
     pub fn start(self) -> Result<()> {
+        self.start_until("serves", |status| status.success().map(|_| true))
+    }
+
+    /// Starts it, and waits until it answers, be it that it is not ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_unready(self) -> Result<()> {
+        let unreachable = |status: &Answer| {
+            status.json["msg"]
+                .as_str()
+                .is_some_and(|it| it.contains("cni.sock"))
+        };
+        self.start_until("answers", |status| Ok(!unreachable(status)))
+    }
+
+    fn start_until(self, what: &str, is_ready: impl Fn(&Answer) -> Result<bool>) -> Result<()> {
         let node = self.0;
         let mut command = Command::new(node.binaries.join("mesh-agent"));
         let log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
@@ -190,7 +211,8 @@ impl Agent<'_> {
             .arg(node.socket())
             .arg("--bpffs")
             .arg(node.pins())
-            .args(["--uplink", UPLINK]);
+            .args(["--uplink", UPLINK])
+            .args(node.flags);
         let process = Process::spawn(
             &node.netns,
             &mut command,
@@ -199,14 +221,14 @@ impl Agent<'_> {
         )?;
         *node.process() = Some(process);
         let ready = eventually(
-            &format!("the agent of {} serves", node.name),
+            &format!("the agent of {} {what}", node.name),
             2 * SOON,
             || {
                 if !self.is_running() {
                     return Ok(true);
                 }
                 let answer = node.cni().call(&node.netns, "STATUS", &Call::default())?;
-                answer.success().map(|_| true)
+                is_ready(&answer)
             },
         );
         let end = || format!("the end of its log:\n{}", self.log_tail(20));

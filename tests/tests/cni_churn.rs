@@ -1,8 +1,6 @@
 //! Many pods at once, and what a runtime may get wrong: every answer is the specification's, and nothing is left behind.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,71 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::cni::Call;
-use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::holdings::{Holdings, devices};
+use mesh_tests::lab::scenario;
 use mesh_tests::netns::Netns;
-use mesh_tests::node::Node;
 use serde_json::{Value, json};
-
-/// A sandbox without a pod behind it.
-fn sandbox(lab: &Lab, name: &str) -> Result<(Netns, Call)> {
-    let netns = Netns::create(&format!("mesh-{}-{name}", lab.name()))?;
-    let call = Call {
-        container: name.to_owned(),
-        netns: netns.path().display().to_string(),
-        ..Call::default()
-    };
-    Ok((netns, call))
-}
-
-/// Devices of a namespace other than the loopback.
-fn devices(netns: &Netns) -> Result<BTreeSet<String>> {
-    let text = netns.exec("ip", ["-json", "link", "show"])?;
-    let links: Value = serde_json::from_str(&text)?;
-    let names = links.as_array().context("a list of links")?.iter();
-    Ok(names
-        .filter_map(|link| link["ifname"].as_str())
-        .filter(|name| *name != "lo")
-        .map(str::to_owned)
-        .collect())
-}
-
-/// What a node holds of pods: devices, routes, kernel entries, files of the agent.
-#[derive(Debug, PartialEq)]
-struct Holdings {
-    devices: BTreeSet<String>,
-    routes: String,
-    pods: usize,
-    files: BTreeSet<String>,
-}
-
-impl Holdings {
-    fn of(node: &Node) -> Result<Self> {
-        let mut files = BTreeSet::new();
-        list(&node.state().join("state"), &mut files)?;
-        let route = |family| {
-            node.netns()
-                .exec("ip", [family, "route", "show", "table", "all"])
-        };
-        Ok(Self {
-            devices: devices(node.netns())?,
-            routes: route("-4")? + &route("-6")?,
-            pods: node.pods()?,
-            files,
-        })
-    }
-}
-
-fn list(directory: &Path, files: &mut BTreeSet<String>) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            list(&path, files)?;
-        } else {
-            files.insert(path.display().to_string());
-        }
-    }
-    Ok(())
-}
 
 /// Calls for every sandbox, so many at a time, and returns how long each took.
 fn parallel(
@@ -116,7 +53,7 @@ fn two_hundred_pods_twenty_at_a_time() -> Result<()> {
         let node = lab.node("n1");
         let before = Holdings::of(node)?;
         let sandboxes: Vec<_> = (0..200)
-            .map(|i| sandbox(lab, &format!("c{i}")))
+            .map(|i| lab.sandbox(&format!("c{i}")))
             .collect::<Result<_>>()?;
         for round in 0..2 {
             let addresses = Mutex::new(BTreeSet::new());
@@ -171,8 +108,8 @@ fn without_the_agent() -> Result<()> {
     scenario("absent", |lab| {
         let node = lab.node("n1");
         let cni = node.cni();
-        let (netns, call) = sandbox(lab, "c1")?;
-        let (kept, kept_call) = sandbox(lab, "c2")?;
+        let (netns, call) = lab.sandbox("c1")?;
+        let (kept, kept_call) = lab.sandbox("c2")?;
         cni.call(node.netns(), "ADD", &kept_call)?.success()?;
         node.agent().kill()?;
 
@@ -202,7 +139,7 @@ fn without_the_agent() -> Result<()> {
 fn errors_are_those_of_the_specification() -> Result<()> {
     scenario("cni_errors", |lab| {
         let node = lab.node("n1");
-        let (netns, good) = sandbox(lab, "c1")?;
+        let (netns, good) = lab.sandbox("c1")?;
         let cni = node.cni();
         let call = |command: &str, call: &Call| cni.call(node.netns(), command, call);
         let check = |what: &str, answer: mesh_tests::cni::Answer, code: u64, names: &str| {
@@ -296,7 +233,7 @@ fn gc_drops_what_is_not_listed() -> Result<()> {
         let node = lab.node("n1");
         let before = node.pods()?;
         let sandboxes: Vec<_> = (0..3)
-            .map(|i| sandbox(lab, &format!("c{i}")))
+            .map(|i| lab.sandbox(&format!("c{i}")))
             .collect::<Result<_>>()?;
         for (_, call) in &sandboxes {
             node.cni().call(node.netns(), "ADD", call)?.success()?;

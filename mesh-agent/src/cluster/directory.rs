@@ -15,6 +15,7 @@ use std::{error, fs};
 use tracing::{info, warn};
 
 use super::document::{self, Contents, Syntax};
+use crate::causes::causes;
 use crate::model::{Event, Object, Reference};
 
 /// A directory and all that its files said when they were last understood.
@@ -23,6 +24,8 @@ pub(super) struct Directory {
     path: PathBuf,
     /// By name: of two files that define an object, the first one's holds.
     files: BTreeMap<OsString, File>,
+    /// What is wrong with the files that could not be understood when they were last read.
+    left_out: BTreeMap<OsString, String>,
     world: BTreeMap<Reference, Object>,
 }
 
@@ -40,6 +43,7 @@ impl Directory {
         Self {
             path,
             files: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             world: BTreeMap::new(),
         }
     }
@@ -56,6 +60,8 @@ impl Directory {
                 present.insert(name);
             }
         }
+        let left_out = self.left_out.clone();
+        self.left_out.retain(|name, _| present.contains(name));
         let mut changed: BTreeSet<OsString> = BTreeSet::new();
         self.files.retain(|name, _| {
             let gone = !present.contains(name);
@@ -69,12 +75,13 @@ impl Directory {
                 changed.insert(name);
             }
         }
-        if changed.is_empty() {
-            return Ok(Vec::new());
+        let mut events = Vec::new();
+        if !changed.is_empty() {
+            let world = self.merge(&changed);
+            events = difference(&self.world, &world);
+            self.world = world;
         }
-        let world = self.merge(&changed);
-        let events = difference(&self.world, &world);
-        self.world = world;
+        events.extend(self.complaints(&left_out));
         Ok(events)
     }
 
@@ -89,6 +96,7 @@ impl Directory {
                     info!(file = %path.display(), kind, "object of this kind is ignored");
                 }
                 file.objects = objects;
+                self.left_out.remove(name);
                 true
             }
             // Removed since it was listed: the next scan finds it missing.
@@ -99,9 +107,23 @@ impl Directory {
                     file = %path.display(), %error, cause,
                     "source file is left out, its previous objects stay in force; correct the file",
                 );
+                self.left_out.insert(name.clone(), causes(&error));
                 false
             }
         }
+    }
+
+    /// What changed about files that are left out.
+    fn complaints(&self, before: &BTreeMap<OsString, String>) -> Vec<Event> {
+        let names: BTreeSet<_> = before.keys().chain(self.left_out.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| before.get(*name) != self.left_out.get(*name))
+            .map(|name| Event::LeftOut {
+                part: name.to_string_lossy().into(),
+                reason: self.left_out.get(name).map(|it| it.as_str().into()),
+            })
+            .collect()
     }
 
     /// All objects by name; tells of those defined twice as far as a changed file is concerned.

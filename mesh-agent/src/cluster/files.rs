@@ -64,7 +64,8 @@ async fn tell(path: &Path, events: &mpsc::Sender<Event>) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })?;
-    info!(directory = %path.display(), objects = first.len(), "source files read");
+    let objects = first.iter().filter(|it| matches!(it, Event::Upsert(_)));
+    info!(directory = %path.display(), objects = objects.count(), "source files read");
     for event in first.into_iter().chain([Event::Synced]) {
         if events.send(event).await.is_err() {
             return Ok(());

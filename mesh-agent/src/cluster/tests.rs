@@ -288,6 +288,7 @@ impl Source {
         match event.expect("an event in time").expect("a running source") {
             Event::Upsert(object) => format!("+{:?}", object.reference()),
             Event::Delete(reference) => format!("-{reference:?}"),
+            Event::LeftOut { part, reason } => format!("{part} left out: {}", reason.is_some()),
             Event::Synced => "synced".to_owned(),
             other => panic!("{other:?}"),
         }
@@ -348,13 +349,15 @@ async fn edits_are_told() {
 
     // A broken file keeps what it said and does not disturb the others.
     fs::write(at("a.yaml"), "a: [").unwrap();
-    source.quiet().await;
+    source.expect(&["a.yaml left out: true"]).await;
     fs::write(at("c.yaml"), namespaces(&["d"])).unwrap();
     source
         .expect(&["+Namespace(\"d\")", "-Namespace(\"c\")"])
         .await;
     fs::write(at("a.yaml"), edited + &namespaces(&["a3"])).unwrap();
-    source.expect(&["+Namespace(\"a3\")"]).await;
+    source
+        .expect(&["+Namespace(\"a3\")", "a.yaml left out: false"])
+        .await;
 
     // Defined twice: the first file's holds until it no longer does.
     fs::write(at("b.yaml"), namespaces(&["a1"])).unwrap();

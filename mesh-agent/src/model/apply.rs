@@ -25,6 +25,11 @@ impl Snapshot {
                 self.set_attachment(&it.attachment.clone(), Some(it), &mut change);
             }
             Event::Detached(it) => self.set_attachment(&it, None, &mut change),
+            Event::LeftOut { part, reason } => {
+                if set(&mut self.left_out, &part, reason).is_some() {
+                    change.left_out.insert(part);
+                }
+            }
             Event::Synced => {
                 change.synced = !self.synced;
                 self.synced = true;
@@ -202,19 +207,19 @@ impl Snapshot {
 }
 
 /// What a map entry was and what it is now; they differ.
-struct Replaced<T> {
+struct Replaced<T: ?Sized> {
     old: Option<Arc<T>>,
     new: Option<Arc<T>>,
 }
 
-impl<T> Replaced<T> {
+impl<T: ?Sized> Replaced<T> {
     fn both(&self) -> impl Iterator<Item = &Arc<T>> {
         [&self.old, &self.new].into_iter().flatten()
     }
 }
 
 /// Sets or removes an entry; none when that changes nothing.
-fn set<K: Ord + Clone, T: PartialEq>(
+fn set<K: Ord + Clone, T: PartialEq + ?Sized>(
     map: &mut OrdMap<K, Arc<T>>,
     key: &K,
     new: Option<Arc<T>>,

@@ -19,6 +19,13 @@ pub enum Event {
     Attached(Attached),
     /// An interface of a pod of this node is gone.
     Detached(Attachment),
+    /// A part of the source, such as a file, cannot be used, or can be again.
+    LeftOut {
+        /// Which part.
+        part: Arc<str>,
+        /// What is wrong with it; none when nothing is any more.
+        reason: Option<Arc<str>>,
+    },
     /// The source has told all it knew when it started.
     Synced,
 }
@@ -102,6 +109,8 @@ pub struct Change {
     pub services: BTreeSet<Key>,
     /// Addresses at which another service, a changed one or none is found now.
     pub service_addresses: BTreeSet<IpAddr>,
+    /// Parts of the source that cannot be used, or can be again.
+    pub left_out: BTreeSet<Arc<str>>,
     /// Whether the source has just told all it knew when it started.
     pub synced: bool,
 }
@@ -120,6 +129,7 @@ impl Change {
         self.addresses.extend(other.addresses);
         self.services.extend(other.services);
         self.service_addresses.extend(other.service_addresses);
+        self.left_out.extend(other.left_out);
         self.synced |= other.synced;
     }
 }

@@ -54,6 +54,7 @@ pub struct Snapshot {
     pub(super) last_id: u32,
 
     // What was told.
+    pub(super) left_out: OrdMap<Arc<str>, Arc<str>>,
     pub(super) namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
     pub(super) nodes: OrdMap<Arc<str>, Arc<Node>>,
     pub(super) pods: OrdMap<Key, Arc<Pod>>,
@@ -102,6 +103,7 @@ impl Snapshot {
             revision: 0,
             synced: false,
             last_id: 0,
+            left_out: OrdMap::new(),
             namespaces: OrdMap::new(),
             nodes: OrdMap::new(),
             pods: OrdMap::new(),
@@ -132,6 +134,13 @@ impl Snapshot {
     /// Whether the source has told all it knew when it started.
     pub fn is_synced(&self) -> bool {
         self.synced
+    }
+
+    /// Parts of the source that cannot be used, and what is wrong with each.
+    pub fn left_out(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.left_out
+            .iter()
+            .map(|(part, reason)| (&**part, &**reason))
     }
 
     /// The workload that packets to or from an address belong to.
