@@ -13,6 +13,7 @@ pub mod ipam;
 pub mod model;
 pub mod network;
 pub mod pki;
+pub mod policy;
 pub mod proxy;
 pub mod route;
 pub mod world;

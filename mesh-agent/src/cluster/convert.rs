@@ -8,10 +8,12 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tracing::warn;
 
+pub use super::authorization_policy::authorization_policy;
 use super::crd;
 use super::field::{
     ADDRESS, CIDR, Invalid, PORT, created, key, name, parse, parse_all, port, protocol,
 };
+pub use super::network_policy::network_policy;
 pub use super::pod::pod;
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Key, MtlsMode, Namespace, Node, PeerAuthentication,

@@ -203,6 +203,15 @@ impl Contents {
                 let it = item.convert::<crd::PeerAuthentication, _>(kind, convert)?;
                 Object::PeerAuthentication(Arc::new(it))
             }
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                let it = item.convert::<crd::Policy, _>(kind, |it| convert::network_policy(&it))?;
+                Object::NetworkPolicy(Arc::new(it))
+            }
+            (version, "AuthorizationPolicy") if version.starts_with("security.istio.io/") => {
+                let convert = |it| convert::authorization_policy(&it);
+                let it = item.convert::<crd::Policy, _>(kind, convert)?;
+                Object::AuthorizationPolicy(Arc::new(it))
+            }
             _ => {
                 self.ignored.push(format!("{version} {kind}"));
                 return Ok(());

@@ -1,8 +1,10 @@
 //! Fields that objects of several kinds have.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::model::{Key, Protocol};
@@ -74,6 +76,18 @@ pub(super) fn parse_all<'a, T: FromStr>(
             })
         })
         .collect()
+}
+
+/// A prefix without host bits; packets never carry IPv4 addresses in their IPv6 form, so neither may prefixes.
+pub(super) fn not_mapped(field: &str, text: &str, prefix: IpNet) -> Result<IpNet, Invalid> {
+    match prefix.addr() {
+        IpAddr::V6(it) if it.to_ipv4_mapped().is_some() => Err(Invalid {
+            field: field.to_owned(),
+            value: text.to_owned(),
+            expected: "an IPv4 prefix or address in its own form, such as 10.1.2.0/24",
+        }),
+        _ => Ok(prefix.trunc()),
+    }
 }
 
 pub(super) fn port(field: impl FnOnce() -> String, number: i32) -> Result<u16, Invalid> {

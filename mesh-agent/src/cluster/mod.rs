@@ -1,12 +1,15 @@
 //! EDGE: where the world comes from. Every source ends in [`crate::model::Event`]s; nothing behind it knows which one runs.
 
+mod authorization_policy;
 pub mod convert;
 pub mod crd;
 mod directory;
 pub mod document;
 mod field;
 pub mod files;
+mod network_policy;
 mod pod;
+mod shape;
 #[cfg(test)]
 mod tests;
 

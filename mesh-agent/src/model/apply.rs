@@ -5,11 +5,14 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use mesh_common::cni::Attachment;
 
+use tracing::warn;
+
 use super::derive::key_of;
 use super::{
     Attached, Change, EndpointSlice, Event, Key, Namespace, Node, Object, PeerAuthentication, Pod,
     Reference, Service, Snapshot, Workload, WorkloadId, WorkloadKey,
 };
+use crate::policy::{AuthorizationPolicy, Caveat, NetworkPolicy, PolicyKind, PolicyRef};
 
 impl Snapshot {
     /// Takes an event in and tells what it touched; an event that tells nothing new touches nothing.
@@ -45,7 +48,15 @@ impl Snapshot {
         match object {
             Object::Namespace(it) => self.set_namespace(&it.name.clone(), Some(it), change),
             Object::Node(it) => self.set_node(&it.name.clone(), Some(it), change),
-            Object::PeerAuthentication(it) => self.set_policy(&it.key.clone(), Some(it), change),
+            Object::PeerAuthentication(it) => {
+                self.set_peer_authentication(&it.key.clone(), Some(it), change);
+            }
+            Object::NetworkPolicy(it) => {
+                self.set_network_policy(&it.key.clone(), Some(it), change);
+            }
+            Object::AuthorizationPolicy(it) => {
+                self.set_authorization_policy(&it.key.clone(), Some(it), change);
+            }
             Object::Service(it) => self.set_service(&it.key.clone(), Some(it), change),
             Object::EndpointSlice(it) => self.set_slice(&it.key.clone(), Some(it), change),
             Object::Pod(it) => self.set_pod(&it.key.clone(), Some(it), change),
@@ -56,7 +67,9 @@ impl Snapshot {
         match reference {
             Reference::Namespace(name) => self.set_namespace(name, None, change),
             Reference::Node(name) => self.set_node(name, None, change),
-            Reference::PeerAuthentication(key) => self.set_policy(key, None, change),
+            Reference::PeerAuthentication(key) => self.set_peer_authentication(key, None, change),
+            Reference::NetworkPolicy(key) => self.set_network_policy(key, None, change),
+            Reference::AuthorizationPolicy(key) => self.set_authorization_policy(key, None, change),
             Reference::Service(key) => self.set_service(key, None, change),
             Reference::EndpointSlice(key) => self.set_slice(key, None, change),
             Reference::Pod(key) => self.set_pod(key, None, change),
@@ -76,13 +89,46 @@ impl Snapshot {
         }
     }
 
-    fn set_policy(&mut self, key: &Key, new: Option<Arc<PeerAuthentication>>, change: &mut Change) {
+    fn set_peer_authentication(
+        &mut self,
+        key: &Key,
+        new: Option<Arc<PeerAuthentication>>,
+        change: &mut Change,
+    ) {
         let Some(replaced) = set(&mut self.peer_authentications, key, new) else {
             return;
         };
         let of_mesh = key.namespace == self.settings.root_namespace
             && replaced.both().any(|it| it.selector.is_empty());
         self.refresh_pods((!of_mesh).then_some(&key.namespace), change);
+    }
+
+    fn set_network_policy(
+        &mut self,
+        key: &Key,
+        new: Option<Arc<NetworkPolicy>>,
+        change: &mut Change,
+    ) {
+        if let Some(Replaced { old, new }) = set(&mut self.network_policies, key, new) {
+            self.network_policies_by_label
+                .replace(old.as_ref(), new.as_ref());
+            let caveats = new.as_ref().map_or(&[][..], |it| &it.caveats);
+            touch(PolicyKind::NetworkPolicy, key, caveats, change);
+        }
+    }
+
+    fn set_authorization_policy(
+        &mut self,
+        key: &Key,
+        new: Option<Arc<AuthorizationPolicy>>,
+        change: &mut Change,
+    ) {
+        if let Some(Replaced { old, new }) = set(&mut self.authorization_policies, key, new) {
+            self.authorization_policies_by_label
+                .replace(old.as_ref(), new.as_ref());
+            let caveats = new.as_ref().map_or(&[][..], |it| &it.caveats);
+            touch(PolicyKind::AuthorizationPolicy, key, caveats, change);
+        }
     }
 
     fn set_service(&mut self, key: &Key, new: Option<Arc<Service>>, change: &mut Change) {
@@ -204,6 +250,17 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// Notes that a policy has changed, and tells if it is not in force as it was written.
+fn touch(kind: PolicyKind, key: &Key, caveats: &[Caveat], change: &mut Change) {
+    let key = key.clone();
+    let policy = PolicyRef { kind, key };
+    if let [first, others @ ..] = caveats {
+        let others = others.len();
+        warn!(%policy, %first, others, "policy is not in force as it was written");
+    }
+    change.policies.insert(policy);
 }
 
 /// What a map entry was and what it is now; they differ.

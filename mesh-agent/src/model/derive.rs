@@ -1,5 +1,6 @@
 //! What follows from what was told: enrolment, strictness, identity, addresses.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ impl Snapshot {
         } else {
             Some(self.settings.node.clone())
         };
+        let modes = self.modes_for(pod);
+        let strict = modes.is_strict(None);
         Workload {
             id,
             key: WorkloadKey::Pod(pod.key.clone()),
@@ -60,7 +63,8 @@ impl Snapshot {
             node,
             addresses: addresses(pod, &attached),
             enrolled: self.is_enrolled(pod),
-            strict: self.is_strict(pod),
+            strict,
+            strict_ports: modes.exceptions(strict),
             identity: Some(Identity::new(
                 &self.settings.trust_domain,
                 &pod.key.namespace,
@@ -81,6 +85,7 @@ impl Snapshot {
             addresses: attached.addresses.clone(),
             enrolled: false,
             strict: false,
+            strict_ports: BTreeMap::new(),
             identity: None,
         })
     }
@@ -106,9 +111,13 @@ impl Snapshot {
         }
     }
 
-    /// The narrowest policy that says something decides: selector, namespace, mesh; of several the oldest.
-    fn is_strict(&self, pod: &Pod) -> bool {
-        let mut decided: [Option<&PeerAuthentication>; 3] = [None; 3];
+    /// The policy that decides what a pod takes at a port; none when nothing is said, and plaintext is taken.
+    pub fn peer_authentication_at(&self, pod: &Pod, port: u16) -> Option<&PeerAuthentication> {
+        self.modes_for(pod).decide(Some(port)).map(|(it, _)| it)
+    }
+
+    fn modes_for(&self, pod: &Pod) -> Modes<'_> {
+        let mut modes = Modes([None; 3]);
         let mesh = self.policies_in(&self.settings.root_namespace);
         let mesh = mesh.filter(|it| it.selector.is_empty()).map(|it| (2, it));
         let own = self.policies_in(&pod.key.namespace);
@@ -119,15 +128,11 @@ impl Snapshot {
                 .selector
                 .iter()
                 .all(|(k, v)| pod.labels.get(k) == Some(v));
-            if selects && decided[scope].is_none_or(|best| age(policy) < age(best)) {
-                decided[scope] = Some(policy);
+            if selects && modes.0[scope].is_none_or(|best| age(policy) < age(best)) {
+                modes.0[scope] = Some(policy);
             }
         }
-        let modes = decided.iter().flatten().map(|it| it.mode);
         modes
-            .into_iter()
-            .find(|mode| *mode != MtlsMode::Unset)
-            .is_some_and(|mode| mode == MtlsMode::Strict)
     }
 
     fn policies_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &PeerAuthentication> {
@@ -135,6 +140,35 @@ impl Snapshot {
             .range(Key::first_in(namespace)..)
             .take_while(move |(key, _)| key.namespace == *namespace)
             .map(|(_, policy)| &**policy)
+    }
+}
+
+/// The policies that may decide what a pod takes, narrowest first: by selector, of its namespace, of the mesh; of several
+/// the oldest.
+struct Modes<'a>([Option<&'a PeerAuthentication>; 3]);
+
+impl<'a> Modes<'a> {
+    /// The narrowest policy that says something about the port, or about all, and what it says.
+    fn decide(&self, port: Option<u16>) -> Option<(&'a PeerAuthentication, MtlsMode)> {
+        self.0.iter().flatten().find_map(|policy| {
+            let of_port = port.and_then(|it| policy.ports.get(&it));
+            let modes = of_port.into_iter().chain([&policy.mode]).copied();
+            let mode = modes.into_iter().find(|it| *it != MtlsMode::Unset);
+            Some((*policy, mode?))
+        })
+    }
+
+    fn is_strict(&self, port: Option<u16>) -> bool {
+        self.decide(port)
+            .is_some_and(|(_, mode)| mode == MtlsMode::Strict)
+    }
+
+    /// The ports at which it is otherwise than `strict`.
+    fn exceptions(&self, strict: bool) -> BTreeMap<u16, bool> {
+        let policies = self.0.iter().flatten();
+        let ports: BTreeSet<_> = policies.flat_map(|it| it.ports.keys()).copied().collect();
+        let strictness = ports.into_iter().map(|it| (it, self.is_strict(Some(it))));
+        strictness.filter(|(_, it)| *it != strict).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_common::cni::{Attachment, PodRef};
 
 use super::{EndpointSlice, Key, Namespace, Node, PeerAuthentication, Pod, Service, WorkloadKey};
+use crate::policy::{AuthorizationPolicy, NetworkPolicy, PolicyRef};
 
 /// Something that happened in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,10 @@ pub enum Object {
     Node(Arc<Node>),
     /// A peer authentication policy.
     PeerAuthentication(Arc<PeerAuthentication>),
+    /// A network policy.
+    NetworkPolicy(Arc<NetworkPolicy>),
+    /// An authorization policy.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A service.
     Service(Arc<Service>),
     /// Some endpoints of a service.
@@ -65,6 +70,8 @@ impl Object {
             Self::Namespace(it) => Reference::Namespace(it.name.clone()),
             Self::Node(it) => Reference::Node(it.name.clone()),
             Self::PeerAuthentication(it) => Reference::PeerAuthentication(it.key.clone()),
+            Self::NetworkPolicy(it) => Reference::NetworkPolicy(it.key.clone()),
+            Self::AuthorizationPolicy(it) => Reference::AuthorizationPolicy(it.key.clone()),
             Self::Service(it) => Reference::Service(it.key.clone()),
             Self::EndpointSlice(it) => Reference::EndpointSlice(it.key.clone()),
             Self::Pod(it) => Reference::Pod(it.key.clone()),
@@ -83,6 +90,10 @@ pub enum Reference {
     Node(Arc<str>),
     /// A peer authentication policy.
     PeerAuthentication(Key),
+    /// A network policy.
+    NetworkPolicy(Key),
+    /// An authorization policy.
+    AuthorizationPolicy(Key),
     /// A service.
     Service(Key),
     /// Some endpoints of a service.
@@ -101,6 +112,10 @@ pub struct Change {
     pub namespaces: BTreeSet<Arc<str>>,
     /// Nodes that came, went or changed.
     pub nodes: BTreeSet<Arc<str>>,
+    /// Network and authorization policies that came, went or changed.
+    ///
+    /// A peer authentication policy is not among them: it shows in the workloads it is about.
+    pub policies: BTreeSet<PolicyRef>,
     /// Workloads that came, went or changed in any field.
     pub workloads: BTreeSet<WorkloadKey>,
     /// Addresses at which another workload, a changed one or none is found now.
@@ -125,6 +140,7 @@ impl Change {
     pub fn merge(&mut self, other: Self) {
         self.namespaces.extend(other.namespaces);
         self.nodes.extend(other.nodes);
+        self.policies.extend(other.policies);
         self.workloads.extend(other.workloads);
         self.addresses.extend(other.addresses);
         self.services.extend(other.services);

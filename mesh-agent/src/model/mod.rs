@@ -11,6 +11,7 @@ mod event;
 pub mod identity;
 mod key;
 mod object;
+mod policies;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -8,10 +8,12 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use mesh_common::cni::Attachment;
 
 use super::claims::Claims;
+use super::policies::Policies;
 use super::{
     Attached, Endpoint, EndpointSlice, Key, Namespace, Node, PeerAuthentication, Pod, Service,
     ServicePort, TargetPort, Workload, WorkloadId, WorkloadKey,
 };
+use crate::policy::{AuthorizationPolicy, NetworkPolicy};
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +63,13 @@ pub struct Snapshot {
     pub(super) services: OrdMap<Key, Arc<Service>>,
     pub(super) slices: OrdMap<Key, Arc<EndpointSlice>>,
     pub(super) peer_authentications: OrdMap<Key, Arc<PeerAuthentication>>,
+    pub(super) network_policies: OrdMap<Key, Arc<NetworkPolicy>>,
+    pub(super) authorization_policies: OrdMap<Key, Arc<AuthorizationPolicy>>,
     pub(super) attachments: OrdMap<Attachment, Arc<Attached>>,
 
     // What follows: indexes of the above, and workloads.
+    pub(super) network_policies_by_label: Policies<NetworkPolicy>,
+    pub(super) authorization_policies_by_label: Policies<AuthorizationPolicy>,
     pub(super) slices_of: OrdMap<(Key, Key), Arc<EndpointSlice>>,
     pub(super) attachments_of: OrdSet<(Key, Attachment)>,
     pub(super) workloads: OrdMap<WorkloadKey, Arc<Workload>>,
@@ -110,7 +116,11 @@ impl Snapshot {
             services: OrdMap::new(),
             slices: OrdMap::new(),
             peer_authentications: OrdMap::new(),
+            network_policies: OrdMap::new(),
+            authorization_policies: OrdMap::new(),
             attachments: OrdMap::new(),
+            network_policies_by_label: Policies::new(),
+            authorization_policies_by_label: Policies::new(),
             slices_of: OrdMap::new(),
             attachments_of: OrdSet::new(),
             workloads: OrdMap::new(),

@@ -1,5 +1,6 @@
 //! Pods as the mesh sees them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,8 +55,10 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Whether it is part of the mesh.
     pub enrolled: bool,
-    /// Whether it takes TCP only from the mesh; of no effect unless enrolled.
+    /// Whether it takes TCP only from the mesh at ports of no mode of their own; of no effect unless enrolled.
     pub strict: bool,
+    /// The ports at which it is otherwise than [`Workload::strict`] tells, and how it is there.
+    pub strict_ports: BTreeMap<u16, bool>,
     /// Whose certificate it carries; none without a pod.
     pub identity: Option<Identity>,
 }
@@ -64,6 +67,11 @@ impl Workload {
     /// Whether it has an interface that this agent has wired.
     pub fn is_local(&self) -> bool {
         !self.attachments.is_empty()
+    }
+
+    /// Whether it takes TCP only from the mesh at a port; of no effect unless enrolled.
+    pub fn is_strict_at(&self, port: u16) -> bool {
+        self.strict_ports.get(&port).copied().unwrap_or(self.strict)
     }
 
     /// Namespace and name of its pod.
