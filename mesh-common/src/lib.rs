@@ -13,6 +13,7 @@ pub mod cni;
 pub mod maps;
 pub mod names;
 pub mod packet;
+pub mod policy;
 pub mod steer;
 pub mod verdict;
 

@@ -16,8 +16,12 @@ pub mod flags {
     /// The agent may hold sockets with this workload's address: set at enrolment and kept until the pod is gone, so that
     /// open connections survive a change of labels.
     pub const SOCKETS: u32 = 4;
-    /// Plaintext TCP to this workload is refused (PeerAuthentication mode STRICT).
+    /// Plaintext TCP to this workload is refused at every port (PeerAuthentication mode STRICT).
     pub const STRICT: u32 = 8;
+    /// Flows to this pod are judged by its policy set.
+    pub const INGRESS: u32 = 16;
+    /// Flows of this pod are judged by its policy set.
+    pub const EGRESS: u32 = 32;
 }
 
 /// `PODS`: host-side interface index of a local pod's veth -> the pod.
@@ -36,8 +40,12 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// MAC address of the host's end of the veth.
     pub host_mac: [u8; 6],
+    /// Its policy set in `POLICY`; of no effect without [`flags::INGRESS`] or [`flags::EGRESS`].
+    pub policy: u32,
+    /// The generation of `CLASSES` that its policy set was compiled with.
+    pub generation: u32,
 }
-abi!(Pod, size = 52, align = 4);
+abi!(Pod, size = 60, align = 4);
 
 /// `WORKLOADS`: address -> the workload that owns it, anywhere in the cluster.
 #[repr(C)]
@@ -66,7 +74,7 @@ abi!(Service, size = 4, align = 4);
 /// An address in one of them is a pod's, also while the world has not told whose.
 pub type PodCidr = Addr;
 
-/// `FLOWS` and `PLAIN_FLOWS`: a TCP flow seen from one local pod. A flow between two pods of a node has two entries.
+/// `FLOWS` and `PLAIN_FLOWS`: a flow seen from one local pod. A flow between two pods of a node has two entries.
 ///
 /// The pod stands there by its interface, not its address: a new pod with the address of an old one has no flows.
 #[repr(C)]
@@ -82,8 +90,10 @@ pub struct FlowKey {
     pub pod_port: Port,
     /// The other end's port.
     pub peer_port: Port,
+    /// IP protocol number; ICMP echoes have their identifier in both ports.
+    pub protocol: u32,
 }
-abi!(FlowKey, size = 24, align = 4);
+abi!(FlowKey, size = 28, align = 4);
 
 /// How a recorded flow travels; flows that the agent carries have no record.
 ///
@@ -95,19 +105,94 @@ pub struct Flow {
     /// Interface of the enrolled pod of this node that it is redirected to; 0 when it goes through the node's stack, as
     /// without the mesh.
     pub neighbour: u32,
+    /// A number of [`Opener`].
+    pub opener: u32,
+    /// [`Config::revision`] when it was last judged.
+    pub revision: u32,
 }
-abi!(Flow, size = 4, align = 4);
+abi!(Flow, size = 12, align = 4);
 
-impl Flow {
-    /// Through the node's stack.
-    pub const PLAIN: Self = Self { neighbour: 0 };
-
-    /// Redirected to the pod at an interface.
-    #[inline(always)]
-    pub const fn local(neighbour: u32) -> Self {
-        Self { neighbour }
-    }
+/// Which end opened a flow.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The pod whose entry it is: egress policy judges it.
+    Pod = 1,
+    /// The other end: ingress policy judges it.
+    Peer = 2,
+    /// A process in the node's own network namespace: ingress policy knows it by [`CLASS_NODE`].
+    Node = 3,
 }
+
+/// `CLASSES`: what follows the prefix length in the key of an LPM trie; the value is the class, a `u32`.
+///
+/// A class is a set of addresses that every policy in force on this node treats alike; class 0 is everybody else.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
+pub struct ClassKey {
+    /// [`Pod::generation`], always matched whole.
+    pub generation: u32,
+    /// The address.
+    pub addr: Addr,
+}
+abi!(ClassKey, size = 20, align = 4);
+
+/// The class of processes in the node's own network namespace.
+pub const CLASS_NODE: u32 = u32::MAX;
+
+/// `POLICY`: what follows the prefix length in the key of an LPM trie.
+///
+/// An entry speaks for all ports below its prefix, or, at [`PolicyKey::ANY_PROTOCOL`] bits, for all protocols. Without an
+/// entry a flow is refused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
+pub struct PolicyKey {
+    /// [`Pod::policy`].
+    pub set: u32,
+    /// Class of the other end.
+    pub class: u32,
+    /// A number of [`Direction`].
+    pub direction: u8,
+    /// 1 when the other end's identity is proved, otherwise 0.
+    pub proof: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: u8,
+    /// Port that the flow is opened to.
+    pub port: Port,
+    /// Zero.
+    pub end: u16,
+}
+abi!(PolicyKey, size = 16, align = 4);
+
+impl PolicyKey {
+    /// Bits of an entry for all protocols.
+    pub const ANY_PROTOCOL: u32 = 80;
+    /// Bits of an entry for all ports of a protocol.
+    pub const ANY_PORT: u32 = 96;
+    /// Bits of an entry for one port; between the two, for ports with as many equal leading bits.
+    pub const ONE_PORT: u32 = 112;
+}
+
+/// Which side of a flow a pod is on.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The flow is opened to the pod.
+    Ingress = 0,
+    /// The pod opens the flow.
+    Egress = 1,
+}
+
+/// Value of `POLICY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct PolicyEntry {
+    /// 1 to let the flow pass, 0 to refuse it.
+    pub allow: u32,
+}
+abi!(PolicyEntry, size = 4, align = 4);
 
 /// `CONFIG`: one entry, written by the agent before any program is attached.
 #[repr(C)]
@@ -115,8 +200,10 @@ impl Flow {
 pub struct Config {
     /// [`crate::ABI_VERSION`] of the agent that made the maps.
     pub abi_version: u32,
+    /// Bumped whenever a verdict may have changed: a flow of an older revision is judged again at its next packet.
+    pub revision: u32,
 }
-abi!(Config, size = 4, align = 4);
+abi!(Config, size = 8, align = 4);
 
 /// Index of a listener in the `LISTENERS` socket map.
 ///

@@ -10,7 +10,8 @@ pub const PROGRAM_FROM_NET: &str = "from_net";
 pub const PROGRAM_LISTEN: &str = "listen";
 
 /// Every map, as it is named in the object and under the pin directory.
-pub const MAPS: [&str; 9] = [
+pub const MAPS: [&str; 11] = [
+    MAP_CLASSES,
     MAP_CONFIG,
     MAP_COUNTERS,
     MAP_FLOWS,
@@ -18,9 +19,12 @@ pub const MAPS: [&str; 9] = [
     MAP_PLAIN_FLOWS,
     MAP_PODS,
     MAP_POD_CIDRS,
+    MAP_POLICY,
     MAP_SERVICES,
     MAP_WORKLOADS,
 ];
+/// [`crate::maps::ClassKey`] -> class, LPM.
+pub const MAP_CLASSES: &str = "CLASSES";
 /// [`crate::maps::Config`], an array of one.
 pub const MAP_CONFIG: &str = "CONFIG";
 /// `u64` packets per CPU, indexed by [`crate::verdict::counter`].
@@ -35,6 +39,8 @@ pub const MAP_POD_CIDRS: &str = "POD_CIDRS";
 pub const MAP_LISTENERS: &str = "LISTENERS";
 /// Interface index -> [`crate::maps::Pod`].
 pub const MAP_PODS: &str = "PODS";
+/// [`crate::maps::PolicyKey`] -> [`crate::maps::PolicyEntry`], LPM.
+pub const MAP_POLICY: &str = "POLICY";
 /// Address -> [`crate::maps::Service`].
 pub const MAP_SERVICES: &str = "SERVICES";
 /// Address -> [`crate::maps::Workload`].

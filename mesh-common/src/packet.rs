@@ -30,10 +30,12 @@ pub struct Packet {
     pub src: Addr,
     /// Destination address; [`Addr::NONE`] when it is not IP.
     pub dst: Addr,
-    /// Source port; 0 when it is not a whole TCP segment.
+    /// Source port, or an ICMP echo's identifier; 0 where there is none.
     pub src_port: Port,
-    /// Destination port; 0 when it is not a whole TCP segment.
+    /// Destination port, or an ICMP echo's identifier; 0 where there is none.
     pub dst_port: Port,
+    /// IP protocol number of the transport, past all extension headers; 0 when it is not IP.
+    pub protocol: u32,
 }
 
 /// What a frame carries.
@@ -54,6 +56,10 @@ pub enum Kind {
     TcpFragment,
     /// `ICMPv6` router solicitation, neighbour solicitation or neighbour advertisement (RFC 4861); no router's messages.
     Neighbour,
+    /// An ICMP error: it belongs to a flow that somebody was allowed to open.
+    IcmpError,
+    /// A later fragment of anything but TCP: of no use without the first one, which is judged.
+    LaterFragment,
     /// Any other IP packet.
     Ip,
 }
@@ -68,6 +74,7 @@ impl Packet {
             dst: Addr::NONE,
             src_port: Port(0),
             dst_port: Port(0),
+            protocol: 0,
         }
     }
 
@@ -79,6 +86,7 @@ impl Packet {
             peer: self.dst,
             pod_port: self.src_port,
             peer_port: self.dst_port,
+            protocol: self.protocol,
         }
     }
 
@@ -90,6 +98,7 @@ impl Packet {
             peer: self.src,
             pod_port: self.dst_port,
             peer_port: self.src_port,
+            protocol: self.protocol,
         }
     }
 
@@ -121,10 +130,11 @@ impl Packet {
         }
         packet.src = Addr::v4(header[3]);
         packet.dst = Addr::v4(header[4]);
-        // More-fragments flag or a fragment offset; "don't fragment" and the reserved bit do not matter.
-        let fragment = u32::from_be(header[1]) & 0x3fff != 0;
+        // "Don't fragment" and the reserved bit do not matter.
+        let fragment = u32::from_be(header[1]);
+        let part = Part::of(fragment & 0x1fff != 0, fragment & 0x2000 != 0);
         let [_, protocol, _, _] = header[2].to_ne_bytes();
-        packet.transport(bytes, ETHERNET + length, protocol, fragment);
+        packet.transport(bytes, ETHERNET + length, protocol, part);
         packet
     }
 
@@ -147,9 +157,9 @@ impl Packet {
 
         let [_, _, mut protocol, _] = header[1].to_ne_bytes();
         let mut offset = ETHERNET + 40;
-        let mut fragment = false;
+        let mut part = Part::Whole;
         let mut followed = 0;
-        while followed < MAX_EXTENSIONS && is_extension(protocol) && !fragment {
+        while followed < MAX_EXTENSIONS && is_extension(protocol) && part == Part::Whole {
             let Some([next, units, high, low]) = bytes.load::<[u8; 4]>(offset) else {
                 return packet;
             };
@@ -160,7 +170,7 @@ impl Packet {
             offset += match protocol {
                 // An atomic fragment (offset 0, no more to come; RFC 6946) is a whole packet.
                 PROTOCOL_FRAGMENT => {
-                    fragment = u16::from_be_bytes([high, low]) & 0xfff9 != 0;
+                    part = Part::of(high != 0 || low & 0xf8 != 0, low & 1 != 0);
                     8
                 }
                 PROTOCOL_AUTHENTICATION => (u32::from(units) + 2) * 4,
@@ -169,24 +179,22 @@ impl Packet {
             protocol = next;
             followed += 1;
         }
-        packet.transport(bytes, offset, protocol, fragment);
+        packet.transport(bytes, offset, protocol, part);
         packet
     }
 
     /// Sets kind and ports from what stands behind the IP headers.
     #[inline(always)]
-    fn transport<B: Bytes + ?Sized>(
-        &mut self,
-        bytes: &B,
-        offset: u32,
-        protocol: u8,
-        fragment: bool,
-    ) {
-        if fragment {
+    fn transport<B: Bytes + ?Sized>(&mut self, bytes: &B, offset: u32, protocol: u8, part: Part) {
+        self.protocol = u32::from(protocol);
+        if part != Part::Whole && (protocol == PROTOCOL_TCP || is_extension(protocol)) {
             // What stands behind a fragment header may be data; extension headers in it may hide TCP until it is put
             // together again.
-            let tcp = protocol == PROTOCOL_TCP || is_extension(protocol);
-            self.kind = if tcp { Kind::TcpFragment } else { Kind::Ip };
+            self.kind = Kind::TcpFragment;
+            return;
+        }
+        if part == Part::Later {
+            self.kind = Kind::LaterFragment;
             return;
         }
         match protocol {
@@ -199,16 +207,56 @@ impl Packet {
                 let opens = u16::from_be(header[6]) & (TCP_SYN | TCP_ACK) == TCP_SYN;
                 self.kind = if opens { Kind::TcpOpening } else { Kind::Tcp };
             }
-            PROTOCOL_ICMPV6 => {
-                self.kind = match bytes.load::<u8>(offset) {
-                    Some(133 | 135 | 136) => Kind::Neighbour,
-                    Some(_) => Kind::Ip,
-                    None => Kind::Malformed,
+            PROTOCOL_UDP | PROTOCOL_SCTP => {
+                let Some(ports) = bytes.load::<[u16; 2]>(offset) else {
+                    return;
                 };
+                self.src_port = Port(ports[0]);
+                self.dst_port = Port(ports[1]);
+                self.kind = Kind::Ip;
             }
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.icmp(bytes, offset, protocol),
             // More extension headers than are followed.
             other if is_extension(other) => {}
             _ => self.kind = Kind::Ip,
+        }
+    }
+
+    /// RFC 792 and RFC 4443: type, code, checksum, and an echo's identifier.
+    #[inline(always)]
+    fn icmp<B: Bytes + ?Sized>(&mut self, bytes: &B, offset: u32, protocol: u8) {
+        let Some(header) = bytes.load::<[u16; 3]>(offset) else {
+            return;
+        };
+        let [kind, _] = header[0].to_ne_bytes();
+        self.kind = Kind::Ip;
+        match (protocol, kind) {
+            (PROTOCOL_ICMP, 0 | 8) | (PROTOCOL_ICMPV6, 128 | 129) => {
+                self.src_port = Port(header[2]);
+                self.dst_port = Port(header[2]);
+            }
+            (PROTOCOL_ICMP, 3 | 11 | 12) | (PROTOCOL_ICMPV6, 1..=4) => self.kind = Kind::IcmpError,
+            (PROTOCOL_ICMPV6, 133 | 135 | 136) => self.kind = Kind::Neighbour,
+            _ => {}
+        }
+    }
+}
+
+/// How much of a packet a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    First,
+    Later,
+}
+
+impl Part {
+    #[inline(always)]
+    const fn of(has_offset: bool, has_more: bool) -> Self {
+        match (has_offset, has_more) {
+            (true, _) => Self::Later,
+            (false, true) => Self::First,
+            (false, false) => Self::Whole,
         }
     }
 }
@@ -231,12 +279,15 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 const PROTOCOL_HOP_BY_HOP: u8 = 0;
+const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ROUTING: u8 = 43;
 const PROTOCOL_FRAGMENT: u8 = 44;
 const PROTOCOL_AUTHENTICATION: u8 = 51;
 const PROTOCOL_ICMPV6: u8 = 58;
 const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
+const PROTOCOL_SCTP: u8 = 132;
 
 /// Extension headers that are followed before a packet counts as malformed.
 const MAX_EXTENSIONS: u32 = 6;

@@ -4,21 +4,30 @@
 //! the order of their price, and only when the answer can depend on them.
 //!
 //! Three rules hold everywhere:
-//! - a connection is judged at its first packet, later packets follow its record or its socket;
+//! - a flow is judged at its first packet, and again when a verdict may have changed; in between, packets follow its
+//!   record or its socket;
 //! - a packet of an enrolled pod that has neither goes to the agent's listener, which resets it: never to the wire;
 //! - whatever cannot be parsed or judged is dropped.
 
 use crate::HBONE_PORT;
 use crate::addr::{Addr, Port};
-use crate::maps::{Flow, FlowKey, Pod, Slot, Workload, flags};
+use crate::maps::{Direction, Flow, FlowKey, Opener, Pod, Slot, Workload, flags};
 use crate::packet::{Kind, Packet};
+use crate::policy::{Peer, Policies, allows, still_allows};
 use crate::verdict::Outcome;
 
 /// The HBONE port as packets carry it.
 const HBONE: Port = Port::new(HBONE_PORT);
 
+/// Pods with one of these are judged by a policy set.
+const JUDGED: u32 = flags::INGRESS | flags::EGRESS;
+
 /// The maps that steering reads; entries by reference, because the programs cannot copy an absent one.
-pub trait World {
+pub trait World: Policies {
+    /// The local pod at an interface.
+    fn pod(&self, ifindex: u32) -> Option<&Pod>;
+    /// [`Config::revision`](crate::maps::Config::revision).
+    fn revision(&self) -> u32;
     /// The workload that owns an address.
     fn workload(&self, addr: &Addr) -> Option<&Workload>;
     /// Whether an address is a service's.
@@ -46,19 +55,23 @@ pub struct Steer {
 pub enum Verb {
     /// Leave it to the node's stack.
     Pass,
-    /// The first packet of a connection: record the flow as [`Flow::PLAIN`], then pass.
+    /// The first packet of a flow: record it as one through the node's stack, with the [`Opener`] told, then pass.
     PassNew,
+    /// The flow was judged again: record the revision, then pass.
+    PassRenew,
     /// The first packet of a connection by the agent: forget what stands recorded for the flow, then pass.
     PassAgent,
     /// Redirect to the pod at the interface.
     Local,
-    /// The first packet between two enrolled pods of this node: record [`Flow::local`] for both ends, then redirect.
+    /// The first packet between two enrolled pods of this node: record it for both ends, then redirect.
     LocalNew,
+    /// The flow was judged again: record the revision, then redirect to the pod at the interface.
+    LocalRenew,
     /// The first packet of a connection for the agent: forget what stands recorded for the flow, then as
     /// [`Verb::SocketOrListener`].
     Capture,
-    /// Give it to the agent's socket for its tuple, otherwise to the listener in the slot, which takes a SYN, completes a
-    /// SYN-cookie handshake, or answers with a reset.
+    /// Give it to the agent's socket for its tuple, otherwise to the listener in the slot, which completes a SYN-cookie
+    /// handshake or answers with a reset.
     SocketOrListener,
     /// Give it to the agent's socket for its tuple, otherwise redirect to the pod at the interface.
     SocketOrLocal,
@@ -66,6 +79,8 @@ pub enum Verb {
     SocketOrPass,
     /// Drop it and count the outcome.
     Drop,
+    /// As [`Verb::Drop`], forget the flow, and answer its sender with a TCP reset.
+    Reset,
 }
 
 impl Steer {
@@ -83,6 +98,36 @@ impl Steer {
     const fn drop(outcome: Outcome) -> Self {
         Self::with(Verb::Drop, outcome as u32)
     }
+
+    #[inline(always)]
+    const fn reset(outcome: Outcome) -> Self {
+        Self::with(Verb::Reset, outcome as u32)
+    }
+}
+
+/// How a packet stands to the record of its flow.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// There is no record.
+    Unknown,
+    /// Judged under the revision in force.
+    Current,
+    /// Judged under an older one, and still allowed.
+    Renewed,
+    /// No longer allowed.
+    Refused,
+}
+
+/// Judges a recorded flow again when the revision has moved on.
+#[inline(always)]
+fn standing<W: World>(world: &W, pod: &Pod, key: &FlowKey, flow: Option<&Flow>) -> Standing {
+    match flow {
+        None => Standing::Unknown,
+        Some(flow) if flow.revision == world.revision() => Standing::Current,
+        Some(flow) if still_allows(world, pod, key, flow) => Standing::Renewed,
+        Some(_) => Standing::Refused,
+    }
 }
 
 /// Judges a packet that leaves the pod at `ifindex` (TC ingress at the host end of its veth).
@@ -92,7 +137,7 @@ pub fn from_pod<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -
         Kind::Arp => return Steer::to(Verb::Pass),
         Kind::NotIp => return Steer::drop(Outcome::EtherType),
         Kind::Malformed => return Steer::drop(Outcome::Malformed),
-        Kind::Tcp | Kind::TcpOpening | Kind::TcpFragment | Kind::Neighbour | Kind::Ip => {}
+        _ => {}
     }
     // An absent address of the pod is `::`, which is nobody's own.
     let own = packet.src == pod.addr4 || packet.src == pod.addr6;
@@ -102,9 +147,42 @@ pub fn from_pod<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -
     match packet.kind {
         Kind::TcpOpening => from_pod_opening(world, pod, packet),
         Kind::Tcp => from_pod_established(world, ifindex, pod, packet),
-        Kind::TcpFragment if pod.flags & flags::SOCKETS != 0 => Steer::drop(Outcome::Fragment),
+        Kind::TcpFragment if pod.flags & (flags::SOCKETS | JUDGED) != 0 => {
+            Steer::drop(Outcome::Fragment)
+        }
+        Kind::Ip if pod.flags & JUDGED != 0 => from_pod_datagram(world, ifindex, pod, packet),
         _ => Steer::to(Verb::Pass),
     }
+}
+
+/// Any protocol but TCP: the first packet of a flow is as good as any other.
+#[inline(always)]
+fn from_pod_datagram<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
+    let key = packet.flow_of_source(ifindex);
+    match standing(world, pod, &key, world.flow(&key)) {
+        Standing::Current => Steer::to(Verb::Pass),
+        Standing::Renewed => Steer::to(Verb::PassRenew),
+        Standing::Unknown | Standing::Refused => {
+            if allows_egress(world, pod, packet) {
+                Steer::with(Verb::PassNew, Opener::Pod as u32)
+            } else {
+                Steer::drop(Outcome::Policy)
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn allows_egress<W: World>(world: &W, pod: &Pod, packet: &Packet) -> bool {
+    let to = (packet.protocol, packet.dst_port);
+    allows(
+        world,
+        pod,
+        Direction::Egress,
+        &Peer::Addr(&packet.dst),
+        false,
+        to,
+    )
 }
 
 /// Neighbour discovery uses link-local and unspecified sources; nothing else may.
@@ -127,23 +205,45 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
         // Forwarded, it could collide with a tunnel that the agent opened from this pod's address.
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
-    let Some(peer) = world.workload(&packet.dst) else {
-        // A pod of which nothing is told may be enrolled: the agent waits for the word, or refuses.
-        if enrolled && (world.is_service(&packet.dst) || world.is_pod_address(&packet.dst)) {
-            return Steer::with(Verb::Capture, Slot::Outbound as u32);
-        }
-        return Steer::to(Verb::PassNew);
-    };
-    if peer.flags & flags::ENROLLED == 0 {
-        return Steer::to(Verb::PassNew);
+    let peer = world.workload(&packet.dst);
+    if enrolled && peer.is_none() && world.is_service(&packet.dst) {
+        // The agent chooses the endpoint, and policy is about endpoints.
+        return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
-    let local = peer.flags & flags::LOCAL != 0;
-    match (enrolled, local) {
-        (true, true) => Steer::with(Verb::LocalNew, peer.ifindex),
-        (true, false) => Steer::with(Verb::Capture, Slot::Outbound as u32),
-        // A pod that speaks HBONE itself, such as a waypoint.
-        (false, true) if hbone => Steer::with(Verb::Capture, Slot::Inbound as u32),
-        (false, _) => Steer::to(Verb::PassNew),
+    if enrolled && peer.is_none() && world.is_pod_address(&packet.dst) {
+        // A pod of which nothing is told may be enrolled: the agent waits for the word, or refuses.
+        return Steer::with(Verb::Capture, Slot::Outbound as u32);
+    }
+    let meshed = peer.filter(|peer| peer.flags & flags::ENROLLED != 0);
+    let local = meshed.filter(|peer| peer.flags & flags::LOCAL != 0);
+    if hbone && local.is_some() {
+        // A pod that speaks HBONE itself, such as a waypoint; policy is about what the tunnel carries.
+        return Steer::with(Verb::Capture, Slot::Inbound as u32);
+    }
+    if !allows_egress(world, pod, packet) {
+        return Steer::reset(Outcome::Policy);
+    }
+    if !enrolled || meshed.is_none() {
+        return Steer::with(Verb::PassNew, Opener::Pod as u32);
+    }
+    let Some(local) = local else {
+        return Steer::with(Verb::Capture, Slot::Outbound as u32);
+    };
+    let Some(neighbour) = world.pod(local.ifindex) else {
+        return Steer::drop(Outcome::UnknownPod);
+    };
+    let to = (packet.protocol, packet.dst_port);
+    if allows(
+        world,
+        neighbour,
+        Direction::Ingress,
+        &Peer::Addr(&packet.src),
+        true,
+        to,
+    ) {
+        Steer::with(Verb::LocalNew, local.ifindex)
+    } else {
+        Steer::reset(Outcome::Policy)
     }
 }
 
@@ -151,32 +251,62 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
 fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
     let peer = world.workload(&packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
-    if !sockets && peer.is_none_or(|peer| peer.flags & flags::SOCKETS == 0) {
+    let peer_sockets = peer.is_some_and(|peer| peer.flags & flags::SOCKETS != 0);
+    if !sockets && !peer_sockets && pod.flags & JUDGED == 0 {
         return Steer::to(Verb::Pass);
     }
     let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);
     let here = local.map_or(0, |peer| peer.ifindex);
-    match world.flow(&packet.flow_of_source(ifindex)) {
-        Some(&Flow::PLAIN) => return Steer::to(Verb::Pass),
-        Some(flow) if flow.neighbour == here => return Steer::with(Verb::Local, here),
-        // None, or of a neighbour that is gone.
-        _ => {}
+    let key = packet.flow_of_source(ifindex);
+    // A record of a neighbour that is gone is none.
+    let flow = world
+        .flow(&key)
+        .filter(|flow| flow.neighbour == 0 || flow.neighbour == here);
+    let short_cut = flow.is_some_and(|flow| flow.neighbour != 0);
+    match standing(world, pod, &key, flow) {
+        Standing::Refused => return Steer::reset(Outcome::Policy),
+        Standing::Current if short_cut => return Steer::with(Verb::Local, here),
+        Standing::Renewed if short_cut => {
+            return if neighbour_still_allows(world, here, packet) {
+                Steer::with(Verb::LocalRenew, here)
+            } else {
+                Steer::reset(Outcome::Policy)
+            };
+        }
+        Standing::Current => return Steer::to(Verb::Pass),
+        Standing::Renewed => return Steer::to(Verb::PassRenew),
+        Standing::Unknown => {}
     }
-    if !sockets {
-        // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
-        return if packet.dst_port == HBONE {
-            Steer::with(Verb::SocketOrListener, Slot::Inbound as u32)
-        } else {
-            Steer::to(Verb::SocketOrPass)
+    if sockets {
+        return match local {
+            // The record was evicted; between two enrolled pods of this node there is only one way, and without policy
+            // nothing to judge.
+            Some(peer)
+                if pod.flags & peer.flags & flags::ENROLLED != 0 && pod.flags & JUDGED == 0 =>
+            {
+                Steer::with(Verb::SocketOrLocal, peer.ifindex)
+            }
+            _ => Steer::with(Verb::SocketOrListener, Slot::Outbound as u32),
         };
     }
-    let enrolled = pod.flags & flags::ENROLLED != 0;
-    match local {
-        // The record was evicted; between two enrolled pods of this node there is only one way.
-        Some(peer) if enrolled && peer.flags & flags::ENROLLED != 0 => {
-            Steer::with(Verb::SocketOrLocal, peer.ifindex)
-        }
-        _ => Steer::with(Verb::SocketOrListener, Slot::Outbound as u32),
+    // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
+    match (peer_sockets, packet.dst_port == HBONE) {
+        (true, true) => Steer::with(Verb::SocketOrListener, Slot::Inbound as u32),
+        (true, false) => Steer::to(Verb::SocketOrPass),
+        (false, _) => Steer::reset(Outcome::NoFlow),
+    }
+}
+
+/// Whether the pod at the other end of a short-cut flow still allows it; without a record of its own it is asked nothing.
+#[inline(always)]
+fn neighbour_still_allows<W: World>(world: &W, ifindex: u32, packet: &Packet) -> bool {
+    let Some(neighbour) = world.pod(ifindex) else {
+        return false;
+    };
+    let key = packet.flow_of_destination(ifindex);
+    match world.flow(&key) {
+        Some(flow) => still_allows(world, neighbour, &key, flow),
+        None => true,
     }
 }
 
@@ -200,29 +330,97 @@ pub fn to_pod<W: World>(
     packet: &Packet,
     origin: Origin,
 ) -> Steer {
-    const STRICT: u32 = flags::ENROLLED | flags::STRICT;
     match packet.kind {
         Kind::NotIp => return Steer::drop(Outcome::EtherType),
         Kind::Malformed => return Steer::drop(Outcome::Malformed),
-        Kind::Arp | Kind::Neighbour | Kind::Ip => return Steer::to(Verb::Pass),
-        Kind::TcpOpening => {
-            return match origin {
-                Origin::Agent => Steer::to(Verb::PassAgent),
-                Origin::Forwarded if pod.flags & STRICT == STRICT => Steer::drop(Outcome::Strict),
-                Origin::Forwarded | Origin::Node => Steer::to(Verb::PassNew),
-            };
+        _ => {}
+    }
+    let watched = pod.flags & (flags::SOCKETS | JUDGED) != 0;
+    match packet.kind {
+        Kind::TcpOpening if origin == Origin::Agent => Steer::to(Verb::PassAgent),
+        Kind::TcpOpening => to_pod_opening(world, pod, packet, origin),
+        Kind::Tcp if watched && origin != Origin::Agent => {
+            to_pod_established(world, ifindex, pod, packet, origin)
         }
-        Kind::Tcp | Kind::TcpFragment => {}
+        Kind::TcpFragment if watched && origin == Origin::Forwarded => {
+            Steer::drop(Outcome::Fragment)
+        }
+        Kind::Ip if pod.flags & JUDGED != 0 && origin != Origin::Agent => {
+            to_pod_datagram(world, ifindex, pod, packet, origin)
+        }
+        _ => Steer::to(Verb::Pass),
     }
-    if pod.flags & flags::SOCKETS == 0 || origin != Origin::Forwarded {
-        return Steer::to(Verb::Pass);
+}
+
+#[inline(always)]
+fn to_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -> Steer {
+    const STRICT: u32 = flags::ENROLLED | flags::STRICT;
+    if origin == Origin::Forwarded && pod.flags & STRICT == STRICT {
+        return Steer::reset(Outcome::Strict);
     }
-    if packet.kind == Kind::TcpFragment {
-        return Steer::drop(Outcome::Fragment);
+    if allows_ingress(world, pod, packet, origin) {
+        Steer::with(Verb::PassNew, opener(origin))
+    } else {
+        Steer::reset(Outcome::Policy)
     }
-    match world.flow(&packet.flow_of_destination(ifindex)) {
-        Some(_) => Steer::to(Verb::Pass),
-        None => Steer::drop(Outcome::NoFlow),
+}
+
+#[inline(always)]
+fn to_pod_established<W: World>(
+    world: &W,
+    ifindex: u32,
+    pod: &Pod,
+    packet: &Packet,
+    origin: Origin,
+) -> Steer {
+    let key = packet.flow_of_destination(ifindex);
+    match standing(world, pod, &key, world.flow(&key)) {
+        Standing::Current => Steer::to(Verb::Pass),
+        Standing::Renewed => Steer::to(Verb::PassRenew),
+        Standing::Refused => Steer::reset(Outcome::Policy),
+        Standing::Unknown if origin == Origin::Node => Steer::to(Verb::Pass),
+        Standing::Unknown => Steer::drop(Outcome::NoFlow),
+    }
+}
+
+#[inline(always)]
+fn to_pod_datagram<W: World>(
+    world: &W,
+    ifindex: u32,
+    pod: &Pod,
+    packet: &Packet,
+    origin: Origin,
+) -> Steer {
+    let key = packet.flow_of_destination(ifindex);
+    match standing(world, pod, &key, world.flow(&key)) {
+        Standing::Current => Steer::to(Verb::Pass),
+        Standing::Renewed => Steer::to(Verb::PassRenew),
+        Standing::Unknown | Standing::Refused => {
+            if allows_ingress(world, pod, packet, origin) {
+                Steer::with(Verb::PassNew, opener(origin))
+            } else {
+                Steer::drop(Outcome::Policy)
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn allows_ingress<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -> bool {
+    let peer = if origin == Origin::Node {
+        Peer::Node
+    } else {
+        Peer::Addr(&packet.src)
+    };
+    let to = (packet.protocol, packet.dst_port);
+    allows(world, pod, Direction::Ingress, &peer, false, to)
+}
+
+#[inline(always)]
+const fn opener(origin: Origin) -> u32 {
+    match origin {
+        Origin::Node => Opener::Node as u32,
+        Origin::Agent | Origin::Forwarded => Opener::Peer as u32,
     }
 }
 

@@ -64,6 +64,8 @@ named! {
         AssignFailed = "drop_assign_failed",
         /// Dropped, plaintext to a pod that accepts only the mesh.
         Strict = "drop_strict",
+        /// Refused by policy.
+        Policy = "drop_policy",
         /// Dropped, a segment of no connection this node has seen begin.
         NoFlow = "drop_no_flow",
         /// Dropped, the new flow could not be recorded.
