@@ -58,6 +58,12 @@ impl From<IpAddr> for Addr {
     }
 }
 
+impl From<[u8; 4]> for Addr {
+    fn from(octets: [u8; 4]) -> Self {
+        Self::v4(u32::from_ne_bytes(octets))
+    }
+}
+
 impl From<Ipv4Addr> for Addr {
     fn from(ip: Ipv4Addr) -> Self {
         Self::v4(u32::from_ne_bytes(ip.octets()))

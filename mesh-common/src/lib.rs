@@ -14,6 +14,7 @@ pub mod maps;
 pub mod names;
 pub mod packet;
 pub mod policy;
+pub mod reset;
 pub mod steer;
 pub mod verdict;
 

@@ -36,6 +36,8 @@ pub struct Packet {
     pub dst_port: Port,
     /// IP protocol number of the transport, past all extension headers; 0 when it is not IP.
     pub protocol: u32,
+    /// Where the transport's header begins, in bytes from the Ethernet header; 0 when it is not IP.
+    pub transport: u32,
 }
 
 /// What a frame carries.
@@ -75,6 +77,7 @@ impl Packet {
             src_port: Port(0),
             dst_port: Port(0),
             protocol: 0,
+            transport: 0,
         }
     }
 
@@ -187,6 +190,7 @@ impl Packet {
     #[inline(always)]
     fn transport<B: Bytes + ?Sized>(&mut self, bytes: &B, offset: u32, protocol: u8, part: Part) {
         self.protocol = u32::from(protocol);
+        self.transport = offset;
         if part != Part::Whole && (protocol == PROTOCOL_TCP || is_extension(protocol)) {
             // What stands behind a fragment header may be data; extension headers in it may hide TCP until it is put
             // together again.

@@ -10,7 +10,7 @@ pub trait Policies {
     /// The class of an address in a generation; 0 for everybody else.
     fn class(&self, generation: u32, addr: &Addr) -> u32;
     /// The entry that speaks for a flow.
-    fn entry(&self, key: &PolicyKey) -> Option<PolicyEntry>;
+    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry>;
 }
 
 /// The other end of a flow, as policy knows it.

@@ -9,19 +9,22 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::{
-    BPF_F_CURRENT_NETNS, TC_ACT_OK, TC_ACT_SHOT, bpf_sock, bpf_sock_tuple,
-    bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_SHOT, bpf_sock,
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::{
-    bpf_map_lookup_elem, bpf_redirect_peer, bpf_sk_assign, bpf_sk_release, bpf_skb_load_bytes,
-    bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+    bpf_map_lookup_elem, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_assign,
+    bpf_sk_release, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
 use mesh_common::packet::{Bytes, Kind, Packet};
+use mesh_common::reset;
 use mesh_common::steer::Origin;
-use zerocopy::FromBytes;
+use mesh_common::verdict::Hook;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::LISTENERS;
 
@@ -78,20 +81,27 @@ impl Skb<'_> {
 
     /// Who sent a packet that leaves this node's stack.
     ///
-    /// Packets of local sockets never had an input device; marks do not survive the way out of a pod.
+    /// Packets of local sockets never had an input device. Marks do not survive the way out of a pod, and `from_pod` takes
+    /// ours off all the same: whoever bears the agent's is the agent, or a reset that a program made.
     #[inline(always)]
     pub(crate) fn origin(&self) -> Origin {
         // SAFETY: the context is valid for the program's run.
-        if unsafe { (*self.0.skb.skb).ingress_ifindex } != 0 {
-            return Origin::Forwarded;
-        }
-        // SAFETY: as above.
         let mark = unsafe { (*self.0.skb.skb).mark };
         if mark & MARK_MASK == MARK_AGENT {
-            Origin::Agent
-        } else {
-            Origin::Node
+            return Origin::Agent;
         }
+        if self.ingress_ifindex() == 0 {
+            Origin::Node
+        } else {
+            Origin::Forwarded
+        }
+    }
+
+    /// Interface the packet came in by; 0 when a local socket sent it.
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0.skb.skb).ingress_ifindex }
     }
 
     /// Takes our bits out of the mark.
@@ -185,6 +195,79 @@ impl Skb<'_> {
         }
         // SAFETY: no pointer is passed; a device that is gone makes the kernel drop the packet.
         (unsafe { bpf_redirect_peer(ifindex, 0) }) as Action
+    }
+
+    /// Turns a TCP segment into a reset of its sender and sends it back; a reset is not answered.
+    #[inline(always)]
+    pub(crate) fn answer_reset(&self, packet: &Packet, hook: Hook) -> Action {
+        let skb = self.0.skb.skb;
+        let Some(segment) = self.load::<reset::Header>(packet.transport) else {
+            return DROP;
+        };
+        let Some([dst_low, mid, src_high]) = self.load::<[u32; 3]>(0) else {
+            return DROP;
+        };
+        let v6 = !packet.src.is_v4();
+        let data = self.0.len().saturating_sub(packet.transport);
+        let Some(answer) = reset::answer(packet, &segment, data) else {
+            return DROP;
+        };
+        let ip = if v6 { 40 } else { 20 };
+        // SAFETY: the helper checks the new length.
+        if unsafe { bpf_skb_change_tail(skb.cast(), 14 + ip + 20, 0) } != 0 {
+            return DROP;
+        }
+        // The two addresses of six bytes change places.
+        let macs = [
+            mid >> 16 | src_high << 16,
+            src_high >> 16 | dst_low << 16,
+            dst_low >> 16 | mid << 16,
+        ];
+        let written = self.store(0, &macs)
+            && if v6 {
+                self.store(14, &reset::ipv6(packet))
+            } else {
+                self.store(14, &reset::ipv4(packet))
+            }
+            && self.store(14 + ip, &answer);
+        if !written {
+            return DROP;
+        }
+        self.mark(MARK_AGENT);
+        let back = match (hook, self.ingress_ifindex()) {
+            // Out by the device it came from.
+            (Hook::FromPod, _) => {
+                // SAFETY: no pointer is passed.
+                unsafe { bpf_redirect(self.ifindex(), 0) }
+            }
+            // A process of the node: in by the pod's device.
+            (_, 0) => {
+                // SAFETY: no pointer is passed.
+                unsafe { bpf_redirect(self.ifindex(), u64::from(BPF_F_INGRESS)) }
+            }
+            (_, ingress) => {
+                // SAFETY: a null parameter of length 0 is allowed: the kernel finds the neighbour.
+                unsafe { bpf_redirect_neigh(ingress, ptr::null_mut(), 0, 0) }
+            }
+        };
+        back as Action
+    }
+
+    /// Writes words into the packet.
+    #[inline(always)]
+    fn store<T: IntoBytes + Immutable>(&self, offset: u32, value: &T) -> bool {
+        let from = ptr::from_ref(value).cast();
+        // SAFETY: the helper checks the packet's bounds; the source is a whole initialised value.
+        let status = unsafe {
+            bpf_skb_store_bytes(
+                self.0.skb.skb.cast(),
+                offset,
+                from,
+                size_of::<T>() as u32,
+                BPF_F_RECOMPUTE_CSUM.into(),
+            )
+        };
+        status == 0
     }
 }
 

@@ -10,10 +10,19 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use mesh_common::addr::Addr;
-use mesh_common::maps::{Config, Flow, FlowKey, Pod, PodCidr, Service, Slot, Workload, flags};
+use mesh_common::maps::{
+    ClassKey, Config, Flow, FlowKey, Pod, PodCidr, PolicyEntry, PolicyKey, Service, Slot, Workload,
+    flags,
+};
+use mesh_common::policy::Policies;
 use mesh_common::steer::World;
 use mesh_common::verdict::COUNTERS as COUNTER_COUNT;
 
+#[map]
+pub(crate) static CLASSES: LpmTrie<ClassKey, u32> = LpmTrie::pinned(524_288, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static POLICY: LpmTrie<PolicyKey, PolicyEntry> =
+    LpmTrie::pinned(1_048_576, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
 #[map]
@@ -36,7 +45,33 @@ pub(crate) static WORKLOADS: HashMap<Addr, Workload> = HashMap::pinned(262_144, 
 /// The maps as [`mesh_common::steer`] sees them.
 pub(crate) struct Maps;
 
+impl Policies for Maps {
+    #[inline(always)]
+    fn class(&self, generation: u32, addr: &Addr) -> u32 {
+        let key = ClassKey {
+            generation,
+            addr: *addr,
+        };
+        CLASSES.get(Key::new(160, key)).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        POLICY.get(Key::new(PolicyKey::ONE_PORT, *key))
+    }
+}
+
 impl World for Maps {
+    #[inline(always)]
+    fn pod(&self, ifindex: u32) -> Option<&Pod> {
+        pod(ifindex)
+    }
+
+    #[inline(always)]
+    fn revision(&self) -> u32 {
+        revision()
+    }
+
     #[inline(always)]
     fn workload(&self, addr: &Addr) -> Option<&Workload> {
         // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
@@ -69,14 +104,38 @@ pub(crate) fn pod(ifindex: u32) -> Option<&'static Pod> {
     unsafe { PODS.get(ifindex) }
 }
 
-/// Records how a flow of a pod with these flags travels; `false` when the kernel has no room.
+/// [`Config::revision`].
 #[inline(always)]
-pub(crate) fn record(pod_flags: u32, key: &FlowKey, flow: Flow) -> bool {
+fn revision() -> u32 {
+    CONFIG.get(0).map_or(0, |config| config.revision)
+}
+
+/// Records a flow of a pod with these flags, judged now; `false` when the kernel has no room.
+#[inline(always)]
+pub(crate) fn record(pod_flags: u32, key: &FlowKey, neighbour: u32, opener: u32) -> bool {
+    let flow = Flow {
+        neighbour,
+        opener,
+        revision: revision(),
+    };
     let any = u64::from(BPF_ANY);
     if pod_flags & flags::SOCKETS != 0 {
         FLOWS.insert(key, flow, any).is_ok()
     } else {
         PLAIN_FLOWS.insert(key, flow, any).is_ok()
+    }
+}
+
+/// Records that a flow was judged again.
+#[inline(always)]
+pub(crate) fn renew(key: &FlowKey) {
+    let flow = FLOWS
+        .get_ptr_mut(key)
+        .or_else(|| PLAIN_FLOWS.get_ptr_mut(key));
+    if let Some(flow) = flow {
+        // SAFETY: an evicted entry may be reused meanwhile: then another flow counts as judged under a revision that it
+        // was recorded under moments ago, or is judged once more.
+        unsafe { (*flow).revision = revision() };
     }
 }
 

@@ -5,7 +5,7 @@ mod from_pod;
 mod listen;
 mod to_pod;
 
-use mesh_common::maps::{Flow, FlowKey, Slot};
+use mesh_common::maps::{FlowKey, Opener, Slot};
 use mesh_common::packet::Packet;
 use mesh_common::steer::{Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
@@ -22,7 +22,7 @@ fn act(
     (flow, pod_flags): (&FlowKey, u32),
     steer: Steer,
 ) -> Action {
-    let (outcome, action) = apply(skb, packet, (flow, pod_flags), steer);
+    let (outcome, action) = apply(hook, skb, packet, (flow, pod_flags), steer);
     report::count(hook, outcome);
     action
 }
@@ -30,6 +30,7 @@ fn act(
 /// Returns the outcome's number and the return code.
 #[inline(always)]
 fn apply(
+    hook: Hook,
     skb: &Skb<'_>,
     packet: &Packet,
     (flow, pod_flags): (&FlowKey, u32),
@@ -39,19 +40,31 @@ fn apply(
     match steer.verb {
         Verb::Pass => pass,
         Verb::Drop => (steer.argument, DROP),
-        Verb::PassNew if maps::record(pod_flags, flow, Flow::PLAIN) => pass,
+        Verb::PassNew if maps::record(pod_flags, flow, 0, steer.argument) => pass,
         Verb::PassNew => (Outcome::FlowsFull as u32, DROP),
+        Verb::PassRenew => {
+            maps::renew(flow);
+            pass
+        }
         Verb::PassAgent => {
             maps::forget(flow);
             pass
         }
         Verb::Local => local(skb, steer.argument),
+        Verb::LocalRenew => {
+            maps::renew(flow);
+            local(skb, steer.argument)
+        }
+        Verb::Reset => {
+            maps::forget(flow);
+            (steer.argument, skb.answer_reset(packet, hook))
+        }
         Verb::LocalNew => {
             let neighbour = steer.argument;
             let theirs = packet.flow_of_destination(neighbour);
             // Both are enrolled.
-            let recorded = maps::record(pod_flags, flow, Flow::local(neighbour))
-                && maps::record(pod_flags, &theirs, Flow::local(flow.ifindex));
+            let recorded = maps::record(pod_flags, flow, neighbour, Opener::Pod as u32)
+                && maps::record(pod_flags, &theirs, flow.ifindex, Opener::Peer as u32);
             if recorded {
                 local(skb, neighbour)
             } else {
