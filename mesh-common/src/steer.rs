@@ -197,51 +197,52 @@ fn foreign_source(packet: &Packet) -> Steer {
     }
 }
 
+/// Flags and interface of the workload that owns an address; zero where there is none.
+///
+/// Numbers, not the entry: LLVM would choose between pointers by masking them, which the verifier refuses.
+#[inline(always)]
+fn peer_of<W: World>(world: &W, addr: &Addr) -> (bool, u32, u32) {
+    match world.workload(addr) {
+        Some(workload) => (true, workload.flags, workload.ifindex),
+        None => (false, 0, 0),
+    }
+}
+
 #[inline(always)]
 fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
+    const HERE: u32 = flags::ENROLLED | flags::LOCAL;
     let enrolled = pod.flags & flags::ENROLLED != 0;
     let hbone = packet.dst_port == HBONE;
     if enrolled && hbone {
         // Forwarded, it could collide with a tunnel that the agent opened from this pod's address.
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
-    let peer = world.workload(&packet.dst);
-    if enrolled && peer.is_none() && world.is_service(&packet.dst) {
-        // The agent chooses the endpoint, and policy is about endpoints.
+    let (known, peer, ifindex) = peer_of(world, &packet.dst);
+    // The agent chooses a service's endpoint, and policy is about endpoints. A pod of which nothing is told may be enrolled:
+    // the agent waits for the word, or refuses.
+    if enrolled && !known && (world.is_service(&packet.dst) || world.is_pod_address(&packet.dst)) {
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
-    if enrolled && peer.is_none() && world.is_pod_address(&packet.dst) {
-        // A pod of which nothing is told may be enrolled: the agent waits for the word, or refuses.
-        return Steer::with(Verb::Capture, Slot::Outbound as u32);
-    }
-    let meshed = peer.filter(|peer| peer.flags & flags::ENROLLED != 0);
-    let local = meshed.filter(|peer| peer.flags & flags::LOCAL != 0);
-    if hbone && local.is_some() {
+    if hbone && peer & HERE == HERE {
         // A pod that speaks HBONE itself, such as a waypoint; policy is about what the tunnel carries.
         return Steer::with(Verb::Capture, Slot::Inbound as u32);
     }
     if !allows_egress(world, pod, packet) {
         return Steer::reset(Outcome::Policy);
     }
-    if !enrolled || meshed.is_none() {
+    if !enrolled || peer & flags::ENROLLED == 0 {
         return Steer::with(Verb::PassNew, Opener::Pod as u32);
     }
-    let Some(local) = local else {
+    if peer & flags::LOCAL == 0 {
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
-    };
-    let Some(neighbour) = world.pod(local.ifindex) else {
+    }
+    let Some(neighbour) = world.pod(ifindex) else {
         return Steer::drop(Outcome::UnknownPod);
     };
     let to = (packet.protocol, packet.dst_port);
-    if allows(
-        world,
-        neighbour,
-        Direction::Ingress,
-        &Peer::Addr(&packet.src),
-        true,
-        to,
-    ) {
-        Steer::with(Verb::LocalNew, local.ifindex)
+    let from = Peer::Addr(&packet.src);
+    if allows(world, neighbour, Direction::Ingress, &from, true, to) {
+        Steer::with(Verb::LocalNew, ifindex)
     } else {
         Steer::reset(Outcome::Policy)
     }
@@ -249,44 +250,32 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
 
 #[inline(always)]
 fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
-    let peer = world.workload(&packet.dst);
+    let (_, peer, peer_ifindex) = peer_of(world, &packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
-    let peer_sockets = peer.is_some_and(|peer| peer.flags & flags::SOCKETS != 0);
+    let peer_sockets = peer & flags::SOCKETS != 0;
     if !sockets && !peer_sockets && pod.flags & JUDGED == 0 {
         return Steer::to(Verb::Pass);
     }
-    let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);
-    let here = local.map_or(0, |peer| peer.ifindex);
+    let here = if peer & flags::LOCAL != 0 {
+        peer_ifindex
+    } else {
+        0
+    };
     let key = packet.flow_of_source(ifindex);
-    // A record of a neighbour that is gone is none.
-    let flow = world
-        .flow(&key)
-        .filter(|flow| flow.neighbour == 0 || flow.neighbour == here);
-    let short_cut = flow.is_some_and(|flow| flow.neighbour != 0);
-    match standing(world, pod, &key, flow) {
-        Standing::Refused => return Steer::reset(Outcome::Policy),
-        Standing::Current if short_cut => return Steer::with(Verb::Local, here),
-        Standing::Renewed if short_cut => {
-            return if neighbour_still_allows(world, here, packet) {
-                Steer::with(Verb::LocalRenew, here)
-            } else {
-                Steer::reset(Outcome::Policy)
-            };
-        }
-        Standing::Current => return Steer::to(Verb::Pass),
-        Standing::Renewed => return Steer::to(Verb::PassRenew),
-        Standing::Unknown => {}
+    if let Some(flow) = world.flow(&key)
+        // A record of a neighbour that is gone is none.
+        && (flow.neighbour == 0 || flow.neighbour == here)
+    {
+        return from_pod_recorded(world, pod, packet, &key, flow);
     }
     if sockets {
-        return match local {
-            // The record was evicted; between two enrolled pods of this node there is only one way, and without policy
-            // nothing to judge.
-            Some(peer)
-                if pod.flags & peer.flags & flags::ENROLLED != 0 && pod.flags & JUDGED == 0 =>
-            {
-                Steer::with(Verb::SocketOrLocal, peer.ifindex)
-            }
-            _ => Steer::with(Verb::SocketOrListener, Slot::Outbound as u32),
+        // The record was evicted; between two enrolled pods of this node there is only one way, and without policy nothing
+        // to judge.
+        let both = pod.flags & peer & flags::ENROLLED != 0 && here != 0;
+        return if both && pod.flags & JUDGED == 0 {
+            Steer::with(Verb::SocketOrLocal, here)
+        } else {
+            Steer::with(Verb::SocketOrListener, Slot::Outbound as u32)
         };
     }
     // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
@@ -294,6 +283,34 @@ fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &P
         (true, true) => Steer::with(Verb::SocketOrListener, Slot::Inbound as u32),
         (true, false) => Steer::to(Verb::SocketOrPass),
         (false, _) => Steer::reset(Outcome::NoFlow),
+    }
+}
+
+#[inline(always)]
+fn from_pod_recorded<W: World>(
+    world: &W,
+    pod: &Pod,
+    packet: &Packet,
+    key: &FlowKey,
+    flow: &Flow,
+) -> Steer {
+    let neighbour = flow.neighbour;
+    if flow.revision == world.revision() {
+        return if neighbour == 0 {
+            Steer::to(Verb::Pass)
+        } else {
+            Steer::with(Verb::Local, neighbour)
+        };
+    }
+    if !still_allows(world, pod, key, flow) {
+        return Steer::reset(Outcome::Policy);
+    }
+    if neighbour == 0 {
+        Steer::to(Verb::PassRenew)
+    } else if neighbour_still_allows(world, neighbour, packet) {
+        Steer::with(Verb::LocalRenew, neighbour)
+    } else {
+        Steer::reset(Outcome::Policy)
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::addr::{Addr, Port};
-use mesh_common::maps::{Flow, FlowKey, Pod, Workload, flags};
+use mesh_common::maps::{Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Workload, flags};
 use mesh_common::packet::Packet;
+use mesh_common::policy::Policies;
 use mesh_common::steer::{self, Origin, Steer, World};
 use mesh_common::verdict::Hook;
 
@@ -164,6 +165,7 @@ pub fn flow(ifindex: u32, pod: SocketAddr, peer: SocketAddr) -> FlowKey {
         peer: peer.ip().into(),
         pod_port: Port::new(pod.port()),
         peer_port: Port::new(peer.port()),
+        protocol: 6,
     }
 }
 
@@ -203,6 +205,8 @@ impl Table {
                     flags,
                     mac: who.mac(),
                     host_mac: HOST_MAC,
+                    policy: 0,
+                    generation: 0,
                 };
                 table.pods.insert(ifindex, pod);
             }
@@ -225,7 +229,25 @@ impl Table {
     }
 }
 
+impl Policies for Table {
+    fn class(&self, _: u32, _: &Addr) -> u32 {
+        0
+    }
+
+    fn entry(&self, _: &PolicyKey) -> Option<&PolicyEntry> {
+        None
+    }
+}
+
 impl World for Table {
+    fn pod(&self, ifindex: u32) -> Option<&Pod> {
+        self.pods.get(&ifindex)
+    }
+
+    fn revision(&self) -> u32 {
+        0
+    }
+
     fn workload(&self, addr: &Addr) -> Option<&Workload> {
         self.workloads.get(addr)
     }

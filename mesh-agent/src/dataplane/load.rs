@@ -12,17 +12,19 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
-use mesh_common::maps::{Config, Pod, Service, Slot, Workload};
+use mesh_common::maps::{Config, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
     MAP_CONFIG, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
     PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
 };
 
 use super::attach::{self, Mode, pin_path};
-use super::maps::{Mirror, Prefixes, take};
+use super::maps::{Mirror, Trie, take};
 use super::plan::{self, Interfaces};
+use super::policy::PolicyTables;
 use super::{Error, bpffs};
-use crate::model::{Change, Snapshot};
+use crate::model::{Change, Snapshot, WorkloadKey};
+use crate::policy;
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT"));
@@ -46,7 +48,8 @@ pub struct Dataplane {
     pods: Mirror<u32, Pod>,
     workloads: Mirror<Addr, Workload>,
     services: Mirror<Addr, Service>,
-    pod_cidrs: Prefixes,
+    pod_cidrs: Trie<PodCidr, u32>,
+    policy: PolicyTables,
 }
 
 impl Dataplane {
@@ -61,7 +64,6 @@ impl Dataplane {
             .default_map_pin_directory(&options.bpffs)
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
-        write_abi(&mut ebpf)?;
         for program in [PROGRAM_FROM_POD, PROGRAM_TO_POD, PROGRAM_FROM_NET] {
             let error = |source| Error::Program {
                 program,
@@ -79,7 +81,8 @@ impl Dataplane {
             pods: Mirror::open(&mut ebpf, MAP_PODS)?,
             workloads: Mirror::open(&mut ebpf, MAP_WORKLOADS)?,
             services: Mirror::open(&mut ebpf, MAP_SERVICES)?,
-            pod_cidrs: Prefixes::open(&mut ebpf, MAP_POD_CIDRS)?,
+            pod_cidrs: Trie::open(&mut ebpf, MAP_POD_CIDRS)?,
+            policy: PolicyTables::open(&mut ebpf)?,
             ebpf,
             options,
         })
@@ -171,8 +174,11 @@ impl Dataplane {
     ) -> Result<(), Error> {
         let mut first = Ok(());
         if !change.nodes.is_empty() {
-            first = first.and(self.pod_cidrs.replace(plan::pod_cidrs(snapshot)));
+            first = first.and(self.set_pod_cidrs(snapshot));
         }
+        let judged = self.set_policy(snapshot);
+        let changed = *judged.as_ref().unwrap_or(&false);
+        first = first.and(judged.map(drop));
         for address in &change.addresses {
             first = first.and(self.set_workload(snapshot, interfaces, *address));
         }
@@ -185,12 +191,16 @@ impl Dataplane {
                 first = first.and(self.set_pod(snapshot, interfaces, attachment));
             }
         }
+        if changed {
+            first = first.and(self.change_over(snapshot, interfaces));
+        }
         first
     }
 
     /// Makes the maps agree with the whole world, and removes what an earlier agent left in them; as [`Self::update`].
     pub fn replace(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
-        let mut first = self.pod_cidrs.replace(plan::pod_cidrs(snapshot));
+        let mut first = self.set_pod_cidrs(snapshot);
+        first = first.and(self.set_policy(snapshot).map(drop));
         let told = snapshot.workload_addresses().map(|(address, _)| address);
         let held = self.workloads.keys().into_iter().map(IpAddr::from);
         for address in told.chain(held).collect::<HashSet<_>>() {
@@ -210,15 +220,33 @@ impl Dataplane {
                 first = first.and(self.pods.set(index, None));
             }
         }
-        for (attachment, _) in interfaces.iter() {
-            first = first.and(self.set_pod(snapshot, interfaces, attachment));
-        }
-        first
+        first.and(self.change_over(snapshot, interfaces))
     }
 
     /// Takes a pod interface out of the maps.
     pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
         self.pods.set(index, None)
+    }
+
+    fn set_pod_cidrs(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        let wanted = plan::pod_cidrs(snapshot);
+        for cidr in &wanted {
+            self.pod_cidrs.insert(*cidr, 0)?;
+        }
+        self.pod_cidrs.retain(|cidr| wanted.contains(cidr))
+    }
+
+    /// Writes compiled policy beside what is in force; says whether pods are to change over.
+    fn set_policy(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
+        self.policy.write(policy::compile(snapshot))
+    }
+
+    /// Puts written policy in force, pod by pod.
+    fn change_over(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
+        for (attachment, _) in interfaces.iter() {
+            self.set_pod(snapshot, interfaces, attachment)?;
+        }
+        self.policy.commit()
     }
 
     fn set_workload(
@@ -247,7 +275,8 @@ impl Dataplane {
             return Ok(());
         };
         let present = self.pods.get(&interface.index);
-        let value = plan::pod(snapshot, attachment, interface, present);
+        let judged = |workload: &WorkloadKey| self.policy.judged(workload);
+        let value = plan::pod(snapshot, attachment, interface, present, judged);
         self.pods.set(interface.index, value)
     }
 
@@ -299,21 +328,4 @@ fn check_abi(bpffs: &std::path::Path) -> Result<(), Error> {
         found,
         wanted: ABI_VERSION,
     })
-}
-
-fn write_abi(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let error = |source| Error::Map {
-        map: MAP_CONFIG,
-        source: Box::new(source),
-    };
-    let mut config: Array<_, Config> = Array::try_from(take(ebpf, MAP_CONFIG)?).map_err(error)?;
-    config
-        .set(
-            0,
-            Config {
-                abi_version: ABI_VERSION,
-            },
-            0,
-        )
-        .map_err(error)
 }

@@ -1,12 +1,11 @@
 //! Typed maps: what the kernel holds is mirrored, so that a write happens only where something changes.
 
-use std::collections::{HashMap as StdHashMap, HashSet};
+use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, Pod};
-use mesh_common::addr::Addr;
 
 use super::Error;
 
@@ -62,14 +61,14 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
     }
 }
 
-/// A set of address prefixes in the kernel.
-pub(super) struct Prefixes {
+/// A longest-prefix-match trie of the kernel and its content, by length of the prefix in bits and data.
+pub(super) struct Trie<K, V> {
     name: &'static str,
-    map: LpmTrie<MapData, Addr, u32>,
-    present: HashSet<(u32, Addr)>,
+    map: LpmTrie<MapData, K, V>,
+    present: StdHashMap<(u32, K), V>,
 }
 
-impl Prefixes {
+impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
     /// Takes the map from the object and reads what an earlier agent left in it.
     pub(super) fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let error = |source| Error::Map {
@@ -77,34 +76,58 @@ impl Prefixes {
             source: Box::new(source),
         };
         let map = LpmTrie::try_from(take(ebpf, name)?).map_err(error)?;
-        let key = |key: Result<Key<Addr>, MapError>| key.map(|key| (key.prefix_len(), key.data()));
+        let entry = |entry: Result<(Key<K>, V), MapError>| {
+            entry.map(|(key, value)| ((key.prefix_len(), key.data()), value))
+        };
         let present = map
-            .keys()
-            .map(key)
+            .iter()
+            .map(entry)
             .collect::<Result<_, _>>()
             .map_err(error)?;
         Ok(Self { name, map, present })
     }
 
-    /// Makes the kernel hold these; additions come before removals.
-    pub(super) fn replace(&mut self, wanted: HashSet<(u32, Addr)>) -> Result<(), Error> {
-        let error = |source| Error::Map {
-            map: self.name,
-            source: Box::new(source),
-        };
-        for (length, addr) in wanted.difference(&self.present) {
-            self.map
-                .insert(&Key::new(*length, *addr), 0, 0)
-                .map_err(error)?;
+    /// Every key that the kernel holds.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &(u32, K)> {
+        self.present.keys()
+    }
+
+    /// Makes the kernel hold a value.
+    pub(super) fn insert(&mut self, key: (u32, K), value: V) -> Result<(), Error> {
+        if self.present.get(&key) == Some(&value) {
+            return Ok(());
         }
-        for (length, addr) in self.present.difference(&wanted) {
-            match self.map.remove(&Key::new(*length, *addr)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(error(source)),
+        let written = self.map.insert(&Key::new(key.0, key.1), value, 0);
+        written.map_err(|source| self.error(source))?;
+        self.present.insert(key, value);
+        Ok(())
+    }
+
+    /// Removes every entry that is not kept; goes on after a failure and returns the first.
+    pub(super) fn retain(&mut self, keep: impl Fn(&(u32, K)) -> bool) -> Result<(), Error> {
+        let mut first = Ok(());
+        let gone: Vec<_> = self
+            .present
+            .keys()
+            .filter(|key| !keep(key))
+            .copied()
+            .collect();
+        for key in gone {
+            match self.map.remove(&Key::new(key.0, key.1)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {
+                    self.present.remove(&key);
+                }
+                Err(source) => first = first.and(Err(self.error(source))),
             }
         }
-        self.present = wanted;
-        Ok(())
+        first
+    }
+
+    fn error(&self, source: MapError) -> Error {
+        Error::Map {
+            map: self.name,
+            source: Box::new(source),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod error;
 mod load;
 mod maps;
 pub mod plan;
+mod policy;
 
 pub use error::Error;
 pub use load::{Dataplane, Options};

@@ -7,7 +7,7 @@ use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{self, flags};
 
-use crate::model::{Snapshot, Workload};
+use crate::model::{Snapshot, Workload, WorkloadKey};
 
 /// The host's end of a wired pod interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,7 @@ pub fn pod(
     attachment: &Attachment,
     interface: &Interface,
     present: Option<&maps::Pod>,
+    judged: impl Fn(&WorkloadKey) -> Judged,
 ) -> Option<maps::Pod> {
     let workload = snapshot.workload_by_attachment(attachment)?;
     let address = |v4| {
@@ -104,13 +105,24 @@ pub fn pod(
             .find(|address| address.is_ipv4() == v4)
     };
     let before = present.map_or(0, |present| present.flags);
+    let judged = match present {
+        // With its flags it keeps its policy set; once that is gone, nothing passes.
+        Some(present) if is_lost(snapshot, workload) => Judged {
+            flags: 0,
+            policy: present.policy,
+            generation: present.generation,
+        },
+        _ => judged(&workload.key),
+    };
     Some(maps::Pod {
         addr4: address(true).map_or(Addr::NONE, |ip| (*ip).into()),
         addr6: address(false).map_or(Addr::NONE, |ip| (*ip).into()),
         workload: workload.id.0,
-        flags: workload_flags(snapshot, workload, flags::LOCAL, before),
+        flags: workload_flags(snapshot, workload, flags::LOCAL, before) | judged.flags,
         mac: interface.mac,
         host_mac: interface.host_mac,
+        policy: judged.policy,
+        generation: judged.generation,
     })
 }
 
@@ -125,6 +137,17 @@ pub fn pod_cidrs(snapshot: &Snapshot) -> HashSet<(u32, Addr)> {
         .collect()
 }
 
+/// How a pod's flows are judged: the part of its `PODS` entry that compiled policy determines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// `INGRESS`, `EGRESS` and `STRICT` of [`flags`].
+    pub flags: u32,
+    /// [`maps::Pod::policy`].
+    pub policy: u32,
+    /// [`maps::Pod::generation`].
+    pub generation: u32,
+}
+
 /// The entry of `SERVICES` for an address.
 pub fn service(snapshot: &Snapshot, address: IpAddr) -> Option<maps::Service> {
     // Nothing in the kernel tells services apart yet.
@@ -133,14 +156,19 @@ pub fn service(snapshot: &Snapshot, address: IpAddr) -> Option<maps::Service> {
         .map(|_| maps::Service { id: 0 })
 }
 
-fn workload_flags(snapshot: &Snapshot, workload: &Workload, local: u32, before: u32) -> u32 {
-    let lost = |attachment| {
+/// Whether the pod runs here, but the source no longer tells it.
+fn is_lost(snapshot: &Snapshot, workload: &Workload) -> bool {
+    let named = |attachment| {
         snapshot
             .attachment(attachment)
             .is_some_and(|it| it.pod.is_some())
     };
-    if workload.pod.is_none() && workload.attachments.iter().any(lost) {
-        // The pod runs, but the source no longer tells it: it stays as enrolled as it was.
+    workload.pod.is_none() && workload.attachments.iter().any(named)
+}
+
+fn workload_flags(snapshot: &Snapshot, workload: &Workload, local: u32, before: u32) -> u32 {
+    if is_lost(snapshot, workload) {
+        // It stays as enrolled as it was.
         return before | local;
     }
     let enrolled = if workload.enrolled {
@@ -148,9 +176,8 @@ fn workload_flags(snapshot: &Snapshot, workload: &Workload, local: u32, before: 
     } else {
         0
     };
-    let strict = if workload.strict { flags::STRICT } else { 0 };
     // Once enrolled, always watched: the agent's sockets for it outlive a change of labels.
     let watched = local != 0 && (workload.enrolled || before & flags::SOCKETS != 0);
     let sockets = if watched { flags::SOCKETS } else { 0 };
-    local | enrolled | strict | sockets
+    local | enrolled | sockets
 }
