@@ -19,22 +19,25 @@ const BACKLOG: i32 = 4096;
 /// How long the other end may take to answer a SYN.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A listener for captured connections of one family, on any free port: only assigned packets are meant to reach it.
+/// A listener for captured connections of one family, on any free port of the loopback address.
+///
+/// The kernel programs assign packets to it whatever their destination. Listening on all addresses, it would also answer
+/// pods that connect to the node at its port, and take its own connections on their behalf for new ones.
 ///
 /// # Errors
 ///
 /// The kernel's answer; the family is missing (`EAFNOSUPPORT`), or the agent lacks `CAP_NET_ADMIN`.
 pub fn listener(v6: bool) -> io::Result<TcpListener> {
-    let any: IpAddr = if v6 {
-        Ipv6Addr::UNSPECIFIED.into()
+    let loopback: IpAddr = if v6 {
+        Ipv6Addr::LOCALHOST.into()
     } else {
-        Ipv4Addr::UNSPECIFIED.into()
+        Ipv4Addr::LOCALHOST.into()
     };
-    let socket = transparent(any)?;
+    let socket = transparent(loopback)?;
     if v6 {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&SocketAddr::new(any, 0).into())?;
+    socket.bind(&SocketAddr::new(loopback, 0).into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
