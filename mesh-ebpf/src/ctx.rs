@@ -106,8 +106,10 @@ impl Skb<'_> {
         // SAFETY: the context is valid for the program's run.
         let mark = unsafe { (*skb).mark };
         // Volatile, or LLVM merges it with a neighbouring field into one store that the verifier refuses.
+        // SAFETY: as above.
+        let field = unsafe { &raw mut (*skb).mark };
         // SAFETY: as above; `mark` is writable at TC hooks.
-        unsafe { ptr::write_volatile(&raw mut (*skb).mark, mark & !MARK_MASK | bits) };
+        unsafe { ptr::write_volatile(field, mark & !MARK_MASK | bits) };
     }
 
     /// Gives the packet to the socket that has its tuple, whatever its state but LISTEN.

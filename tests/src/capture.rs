@@ -148,9 +148,8 @@ fn record(socket: &OwnedFd, stop: &AtomicBool) -> Result<Recording> {
                 anyhow::ensure!(kept < CAPACITY, "the capture outgrew {CAPACITY} bytes");
                 recording.frames.push(buffer[..length].to_vec());
             }
-            Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) if deadline.is_some() => return Ok(recording),
-            Err(Errno::EAGAIN) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot record"),
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {

@@ -140,7 +140,7 @@ impl Frame {
     #[must_use]
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         if self.src.is_ipv4() {
-            self.fragment = offset / 8 | u16::from(more) << 13;
+            self.fragment = (offset / 8) | (u16::from(more) << 13);
             return self;
         }
         let mut header = vec![0; 8];

@@ -2,28 +2,26 @@
 //!
 //! Everything has the lab's name: namespaces `mesh-<lab>-*`, and `/run/mesh-lab/<lab>` with files, sockets, records of
 //! processes and a BPF file system of its own. A lab is removed when it is dropped; what a killed run left is removed by
-//! the next lab of that name, or by [`down`].
+//! the next lab of that name, or by [`site::down`].
 
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::Flock;
 use serde_json::Value;
 
 use crate::bpffs::Bpffs;
+use crate::builders::{NamespaceBuilder, PodBuilder, ServiceBuilder};
 use crate::capture::{Capture, Recording};
 use crate::cni::Call;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::objects::{self, MODE, Objects};
-use crate::pod::{NamespaceBuilder, PodBuilder, ServiceBuilder};
-use crate::process::Process;
+use crate::site;
 use crate::wait::{SOON, eventually};
 use crate::world::Family;
-
-const DIRECTORY: &str = "/run/mesh-lab";
 
 /// A running lab.
 #[derive(Debug)]
@@ -55,33 +53,6 @@ pub fn scenario_with(
     result
 }
 
-/// Names of all labs, running or left behind.
-pub fn names() -> Vec<String> {
-    let entries = fs::read_dir(DIRECTORY).into_iter().flatten();
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| Some(name.strip_suffix(".lock")?.to_owned()))
-        .collect()
-}
-
-/// Removes a lab that nobody runs; fine when there is none.
-///
-/// # Errors
-/// When a process runs it.
-pub fn down(name: &str) -> Result<()> {
-    let lock = lock(name)?;
-    remove(name)?;
-    unlock(name, lock);
-    Ok(())
-}
-
-/// Removes a lab that this process runs, whatever its other threads are doing: for the way out after a signal.
-pub fn abandon(name: &str) -> Result<()> {
-    remove(name)?;
-    let _ = fs::remove_file(lock_path(name));
-    Ok(())
-}
-
 impl Lab {
     /// Makes a lab of two nodes and starts their agents. Its name is of letters, digits and underscores.
     pub fn new(name: &str) -> Result<Self> {
@@ -99,10 +70,10 @@ impl Lab {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
             "a lab's name is of letters, digits and underscores"
         );
-        let binaries = binaries()?;
-        let lock = lock(name)?;
-        remove(name)?;
-        let directory = directory(name);
+        let binaries = site::binaries()?;
+        let lock = site::lock(name)?;
+        site::remove(name)?;
+        let directory = site::directory(name);
         fs::create_dir_all(&directory)?;
         let mut lab = Self {
             name: name.to_owned(),
@@ -154,7 +125,7 @@ impl Lab {
 
     /// Its directory.
     pub fn directory(&self) -> PathBuf {
-        directory(&self.name)
+        site::directory(&self.name)
     }
 
     /// The directory of the agents' certificate authority.
@@ -230,12 +201,10 @@ impl Lab {
 
     /// The address of the machine outside.
     pub fn outside_ip(&self, family: Family) -> IpAddr {
-        let text = if family == Family::V4 {
-            "10.77.0.100"
-        } else {
-            "fd00:77::100"
-        };
-        text.parse().expect("a literal")
+        match family {
+            Family::V4 => IpAddr::from([10, 77, 0, 100]),
+            Family::V6 => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, 0x100]),
+        }
     }
 
     /// Sets the mode of a namespace's `PeerAuthentication` (`STRICT`, `PERMISSIVE`), and waits until it is in force.
@@ -248,7 +217,7 @@ impl Lab {
     /// Sets or removes a label of a namespace, and waits until it is in force.
     pub fn label_namespace(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
         self.objects.edit("Namespace", "", name, |object| {
-            set_label(object, key, value)
+            set_label(object, key, value);
         })?;
         self.settle()
     }
@@ -262,7 +231,7 @@ impl Lab {
         value: Option<&str>,
     ) -> Result<()> {
         self.objects.edit("Pod", namespace, name, |object| {
-            set_label(object, key, value)
+            set_label(object, key, value);
         })?;
         self.settle()
     }
@@ -376,7 +345,7 @@ impl Drop for Lab {
         for node in &self.nodes {
             let _ = node.agent().stop();
         }
-        if let Err(error) = abandon(&self.name) {
+        if let Err(error) = site::abandon(&self.name) {
             eprintln!("the lab {} is not removed: {error:#}", self.name);
         }
     }
@@ -410,60 +379,4 @@ fn text<'a>(object: &'a Value, field: &str) -> &'a str {
 pub(crate) fn ips(list: &Value) -> Vec<IpAddr> {
     let list = list.as_array().into_iter().flatten();
     list.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
-}
-
-fn directory(name: &str) -> PathBuf {
-    Path::new(DIRECTORY).join(name)
-}
-
-fn lock_path(name: &str) -> PathBuf {
-    Path::new(DIRECTORY).join(format!("{name}.lock"))
-}
-
-fn lock(name: &str) -> Result<Flock<File>> {
-    fs::create_dir_all(DIRECTORY)
-        .with_context(|| format!("cannot create {DIRECTORY} (a lab needs root)"))?;
-    let file = File::create(lock_path(name))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EAGAIN)) => bail!("the lab {name} is in use by another process"),
-        Err((_, error)) => bail!("cannot lock {}: {error}", lock_path(name).display()),
-    }
-}
-
-fn unlock(name: &str, lock: Flock<File>) {
-    let _ = fs::remove_file(lock_path(name));
-    drop(lock);
-}
-
-/// Removes everything with the lab's name.
-fn remove(name: &str) -> Result<()> {
-    let directory = directory(name);
-    Process::end_recorded(&directory.join("pids"));
-    for netns in Netns::names(&format!("mesh-{name}-")) {
-        Netns::remove(&netns)?;
-    }
-    Bpffs::unmount(&directory.join("bpf"))?;
-    if directory.exists() {
-        fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-    }
-    Ok(())
-}
-
-/// The directory of `mesh-agent` and `mesh-cni`.
-fn binaries() -> Result<PathBuf> {
-    let directory = std::env::var_os("MESH_BIN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-        PathBuf::from,
-    );
-    for binary in ["mesh-agent", "mesh-cni"] {
-        let path = directory.join(binary);
-        ensure!(
-            path.is_file(),
-            "{} is missing; `cargo xtask build` makes it",
-            path.display()
-        );
-    }
-    Ok(directory.canonicalize()?)
 }

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod bpffs;
+pub mod builders;
 pub mod capture;
 pub mod cni;
 pub mod counters;
@@ -19,6 +20,7 @@ pub mod pattern;
 pub mod peer;
 pub mod pod;
 pub mod process;
+pub mod site;
 pub mod vectors;
 pub mod wait;
 pub mod world;

@@ -88,11 +88,10 @@ impl Node {
 
     /// Its address on the fabric.
     pub fn ip(&self, family: Family) -> IpAddr {
-        let text = match family {
-            Family::V4 => format!("10.77.0.{}", self.number),
-            Family::V6 => format!("fd00:77::{}", self.number),
-        };
-        text.parse().expect("made of literals")
+        match family {
+            Family::V4 => IpAddr::from([10, 77, 0, self.number]),
+            Family::V6 => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, self.number.into()]),
+        }
     }
 
     /// The ranges of its pods.

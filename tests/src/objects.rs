@@ -84,7 +84,12 @@ impl Objects {
 }
 
 fn file(kind: &str, namespace: &str, name: &str) -> String {
-    format!("{}-{namespace}-{name}.yaml", kind.to_lowercase())
+    let kind = kind.to_lowercase();
+    if namespace.is_empty() {
+        format!("{kind}-{name}.yaml")
+    } else {
+        format!("{kind}-{namespace}-{name}.yaml")
+    }
 }
 
 fn file_name(object: &Value) -> Result<String> {

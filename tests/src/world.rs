@@ -77,19 +77,21 @@ impl Who {
     /// The address.
     pub fn ip(self, family: Family) -> IpAddr {
         let (v4, v6) = match self {
-            Self::Enrolled => ("10.244.1.2", "fd00:244:1::2"),
-            Self::Neighbour => ("10.244.1.3", "fd00:244:1::3"),
-            Self::Strict => ("10.244.1.4", "fd00:244:1::4"),
-            Self::Plain => ("10.244.1.5", "fd00:244:1::5"),
-            Self::Left => ("10.244.1.6", "fd00:244:1::6"),
-            Self::PlainStrict => ("10.244.1.7", "fd00:244:1::7"),
-            Self::Remote => ("10.244.2.2", "fd00:244:2::2"),
-            Self::RemotePlain => ("10.244.2.3", "fd00:244:2::3"),
-            Self::Service => ("10.96.0.10", "fd00:96::a"),
-            Self::Stranger => ("192.0.2.1", "2001:db8::1"),
+            Self::Enrolled => pod_address(1, 2),
+            Self::Neighbour => pod_address(1, 3),
+            Self::Strict => pod_address(1, 4),
+            Self::Plain => pod_address(1, 5),
+            Self::Left => pod_address(1, 6),
+            Self::PlainStrict => pod_address(1, 7),
+            Self::Remote => pod_address(2, 2),
+            Self::RemotePlain => pod_address(2, 3),
+            Self::Service => ([10, 96, 0, 10], [0xfd00, 0x96, 0, 0, 0, 0, 0, 10]),
+            Self::Stranger => ([192, 0, 2, 1], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
         };
-        let text = if family == Family::V4 { v4 } else { v6 };
-        text.parse().expect("a literal")
+        match family {
+            Family::V4 => v4.into(),
+            Family::V6 => v6.into(),
+        }
     }
 
     /// The address with a port.
@@ -129,6 +131,11 @@ impl Who {
     pub fn mac(self) -> [u8; 6] {
         [2, 0, 0, 0, 1, self as u8]
     }
+}
+
+fn pod_address(node: u8, pod: u8) -> ([u8; 4], [u16; 8]) {
+    let v6 = [0xfd00, 0x244, node.into(), 0, 0, 0, 0, pod.into()];
+    ([10, 244, node, pod], v6)
 }
 
 /// MAC address of the host's end of every veth.

@@ -9,7 +9,7 @@ use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::{AtLeast, Exactly};
 use mesh_tests::lab::{Lab, scenario, stop};
-use mesh_tests::node::Agent;
+use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::world::Family;
 
@@ -47,15 +47,15 @@ impl<'lab> Cast<'lab> {
 
 #[test]
 fn killed() -> Result<()> {
-    fail_closed("killed", |agent| agent.kill())
+    fail_closed("killed", |node| node.agent().kill())
 }
 
 #[test]
 fn stopped() -> Result<()> {
-    fail_closed("stopped", |agent| agent.stop())
+    fail_closed("stopped", |node| node.agent().stop())
 }
 
-fn fail_closed(name: &str, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> {
+fn fail_closed(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
     scenario(name, |lab| {
         let cast = Cast::new(lab)?;
         let _servers = cast.servers()?;
@@ -66,7 +66,7 @@ fn fail_closed(name: &str, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> 
             echoes(stream, SECRET)?;
         }
 
-        lab.nodes().iter().try_for_each(|node| end(node.agent()))?;
+        lab.nodes().iter().try_for_each(&end)?;
         let wire = lab.capture()?;
         let before = lab.node("n1").counters()?;
         assert!(

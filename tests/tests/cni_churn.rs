@@ -164,11 +164,16 @@ fn errors_are_those_of_the_specification() -> Result<()> {
             1,
             "9.0.0",
         );
-        let none = Call {
+        let nameless = Call {
             container: String::new(),
             ..good.clone()
         };
-        check("no container", call("ADD", &none)?, 4, "CNI_CONTAINERID");
+        check(
+            "no container",
+            call("ADD", &nameless)?,
+            4,
+            "CNI_CONTAINERID",
+        );
         let odd = Call {
             container: "../x".to_owned(),
             ..good.clone()

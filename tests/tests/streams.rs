@@ -76,14 +76,14 @@ fn a_reset_reaches_the_other_end() -> Result<()> {
             // Both have spoken, so the connection stands from end to end.
             (&near).write_all(b"x")?;
             (&far).read_exact(&mut [0])?;
-            let (resets, mut sees) = if client_resets {
+            let (resets, mut other) = if client_resets {
                 (near, far)
             } else {
                 (far, near)
             };
             SockRef::from(&resets).set_linger(Some(Duration::ZERO))?;
             drop(resets);
-            let seen = sees.read(&mut [0]).map_err(|error| error.kind());
+            let seen = other.read(&mut [0]).map_err(|error| error.kind());
             assert_eq!(
                 seen,
                 Err(ErrorKind::ConnectionReset),

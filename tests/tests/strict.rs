@@ -1,4 +1,4 @@
-//! PeerAuthentication STRICT: plaintext to an enrolled pod is dropped and counted, the mesh and the node's probes pass.
+//! `PeerAuthentication` STRICT: plaintext to an enrolled pod is dropped and counted, the mesh and the node's probes pass.
 
 use std::net::TcpStream;
 use std::time::Duration;

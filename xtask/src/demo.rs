@@ -22,7 +22,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     require_root("the demo")?;
     let binaries = if args.down {
-        target().join("release")
+        target().join("debug")
     } else {
         test::install_packages()?;
         build::run(&build::Args::DEBUG)?

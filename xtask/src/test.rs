@@ -1,7 +1,7 @@
 //! The tests: of the parts, of the real kernel programs packet by packet, and of the whole in network namespaces.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if all || args.packet {
         ebpf::build()?;
         step("packet tests");
-        scenario(&[PACKETS.to_owned()], filter)?;
+        finish(&mut scenarios(&[PACKETS.to_owned()]), filter)?;
     }
     if all || args.netns {
         let binaries = build::run(&build::Args::DEBUG)?;
@@ -61,10 +61,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         finish(command.env("MESH_BIN_DIR", binaries), filter)?;
     }
     Ok(())
-}
-
-fn scenario(names: &[String], filter: Option<&str>) -> Result<()> {
-    finish(&mut scenarios(names), filter)
 }
 
 /// One at a time: a scenario asserts exact counters and deadlines, and deserves the machine.
@@ -95,30 +91,46 @@ fn scenario_files() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Installs the Debian packages that the harness and the demo use, where they are missing.
+/// What the harness, the demo and the independent HBONE peer of the tests run, and the Debian packages that have it.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    ("/usr/bin/python3", "python3"),
+];
+
+/// Installs the Debian packages that are missing.
 pub(crate) fn install_packages() -> Result<()> {
-    let missing: Vec<&str> = [("ip", "iproute2"), ("curl", "curl")]
+    let mut missing: Vec<&str> = PROGRAMS
         .into_iter()
         .filter_map(|(program, package)| (!is_installed(program)).then_some(package))
         .collect();
+    if !has_python_h2() {
+        missing.push("python3-h2");
+    }
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
     if !is_installed("apt-get") {
         bail!(
-            "these programs are missing: {names}. Remedy: install them with your distribution's package manager"
+            "these packages are missing: {names}. Remedy: install them with your distribution's package manager"
         );
     }
     step(&format!("installing Debian packages: {names}"));
     shell::run(&mut command("apt-get", &["update", "-qq"]))?;
-    let mut install = command(
-        "apt-get",
-        &["install", "-y", "-qq", "--no-install-recommends"],
-    );
+    let options = ["install", "-y", "-qq", "--no-install-recommends"];
+    let mut install = command("apt-get", &options);
     shell::run(
         install
             .args(missing)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// Whether the distribution's Python has the HTTP/2 library.
+fn has_python_h2() -> bool {
+    let mut check = command("/usr/bin/python3", &["-c", "import h2.connection"]);
+    let quiet = check.stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
 }

@@ -37,120 +37,32 @@ impl Rows {
         vector.flow = Some(flow);
     }
 
+    // One row a packet.
+    #[rustfmt::skip]
     fn pod_opens(&mut self) {
         let outbound = to_agent(Verb::Capture, Slot::Outbound);
         let inbound = to_agent(Verb::Capture, Slot::Inbound);
         let plain = steer(Verb::PassNew);
-        self.opens(
-            "enrolled to remote enrolled is captured",
-            Enrolled,
-            Remote,
-            SERVER,
-            outbound,
-        );
-        self.opens(
-            "enrolled to a service is captured",
-            Enrolled,
-            Service,
-            SERVER,
-            outbound,
-        );
-        self.opens(
-            "enrolled to its neighbour is short-cut",
-            Enrolled,
-            Neighbour,
-            SERVER,
-            to_pod(Verb::LocalNew, Neighbour),
-        );
-        self.opens(
-            "enrolled to a strict neighbour is short-cut",
-            Enrolled,
-            Strict,
-            SERVER,
-            to_pod(Verb::LocalNew, Strict),
-        );
-        self.opens(
-            "enrolled to a plain neighbour passes",
-            Enrolled,
-            Plain,
-            SERVER,
-            plain,
-        );
-        self.opens(
-            "enrolled to one that left passes",
-            Enrolled,
-            Left,
-            SERVER,
-            plain,
-        );
-        self.opens(
-            "enrolled to remote plain passes",
-            Enrolled,
-            RemotePlain,
-            SERVER,
-            plain,
-        );
-        self.opens(
-            "enrolled to a stranger passes",
-            Enrolled,
-            Stranger,
-            SERVER,
-            plain,
-        );
+        self.opens("enrolled to remote enrolled is captured", Enrolled, Remote, SERVER, outbound);
+        self.opens("enrolled to a service is captured", Enrolled, Service, SERVER, outbound);
+        self.opens("enrolled to its neighbour is short-cut", Enrolled, Neighbour, SERVER, to_pod(Verb::LocalNew, Neighbour));
+        self.opens("enrolled to a strict neighbour is short-cut", Enrolled, Strict, SERVER, to_pod(Verb::LocalNew, Strict));
+        self.opens("enrolled to a plain neighbour passes", Enrolled, Plain, SERVER, plain);
+        self.opens("enrolled to one that left passes", Enrolled, Left, SERVER, plain);
+        self.opens("enrolled to remote plain passes", Enrolled, RemotePlain, SERVER, plain);
+        self.opens("enrolled to a stranger passes", Enrolled, Stranger, SERVER, plain);
         for to in [Remote, Neighbour, Plain, Stranger, Service] {
             let name = format!("enrolled to the tunnel port of {to:?} is never forwarded");
             self.opens(&name, Enrolled, to, HBONE_PORT, outbound);
         }
-        self.opens(
-            "plain to remote enrolled passes",
-            Plain,
-            Remote,
-            SERVER,
-            plain,
-        );
-        self.opens(
-            "plain to enrolled neighbour is left to to_pod",
-            Plain,
-            Enrolled,
-            SERVER,
-            plain,
-        );
+        self.opens("plain to remote enrolled passes", Plain, Remote, SERVER, plain);
+        self.opens("plain to enrolled neighbour is left to to_pod", Plain, Enrolled, SERVER, plain);
         self.opens("plain to a service passes", Plain, Service, SERVER, plain);
-        self.opens(
-            "plain that speaks HBONE to a neighbour",
-            Plain,
-            Enrolled,
-            HBONE_PORT,
-            inbound,
-        );
-        self.opens(
-            "plain that speaks HBONE to a remote pod",
-            Plain,
-            Remote,
-            HBONE_PORT,
-            plain,
-        );
-        self.opens(
-            "plain to a plain tunnel port passes",
-            Plain,
-            PlainStrict,
-            HBONE_PORT,
-            plain,
-        );
-        self.opens(
-            "one that left to remote enrolled passes",
-            Left,
-            Remote,
-            SERVER,
-            plain,
-        );
-        self.opens(
-            "one that left to a service passes",
-            Left,
-            Service,
-            SERVER,
-            plain,
-        );
+        self.opens("plain that speaks HBONE to a neighbour", Plain, Enrolled, HBONE_PORT, inbound);
+        self.opens("plain that speaks HBONE to a remote pod", Plain, Remote, HBONE_PORT, plain);
+        self.opens("plain to a plain tunnel port passes", Plain, PlainStrict, HBONE_PORT, plain);
+        self.opens("one that left to remote enrolled passes", Left, Remote, SERVER, plain);
+        self.opens("one that left to a service passes", Left, Service, SERVER, plain);
     }
 
     /// A later packet of a connection, with or without a record.
@@ -179,138 +91,32 @@ impl Rows {
         }
     }
 
+    // One row a packet.
+    #[rustfmt::skip]
     fn pod_goes_on(&mut self) {
         let outbound = to_agent(Verb::SocketOrListener, Slot::Outbound);
         let inbound = to_agent(Verb::SocketOrListener, Slot::Inbound);
         let (plain, local) = (Some(Flow::PLAIN), Some(Flow::LOCAL));
-        self.goes_on(
-            "orphan to remote enrolled stays",
-            Enrolled,
-            (Remote, SERVER),
-            None,
-            outbound,
-        );
-        self.goes_on(
-            "orphan to a stranger stays",
-            Enrolled,
-            (Stranger, SERVER),
-            None,
-            outbound,
-        );
-        self.goes_on(
-            "orphan to a plain pod stays",
-            Enrolled,
-            (Plain, SERVER),
-            None,
-            outbound,
-        );
-        self.goes_on(
-            "plain flow to a stranger passes",
-            Enrolled,
-            (Stranger, SERVER),
-            plain,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "plain flow to a pod enrolled since passes",
-            Enrolled,
-            (Remote, SERVER),
-            plain,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "local flow is short-cut",
-            Enrolled,
-            (Neighbour, SERVER),
-            local,
-            to_pod(Verb::Local, Neighbour),
-        );
+        self.goes_on("orphan to remote enrolled stays", Enrolled, (Remote, SERVER), None, outbound);
+        self.goes_on("orphan to a stranger stays", Enrolled, (Stranger, SERVER), None, outbound);
+        self.goes_on("orphan to a plain pod stays", Enrolled, (Plain, SERVER), None, outbound);
+        self.goes_on("plain flow to a stranger passes", Enrolled, (Stranger, SERVER), plain, steer(Verb::Pass));
+        self.goes_on("plain flow to a pod enrolled since passes", Enrolled, (Remote, SERVER), plain, steer(Verb::Pass));
+        self.goes_on("local flow is short-cut", Enrolled, (Neighbour, SERVER), local, to_pod(Verb::Local, Neighbour));
         let evicted = to_pod(Verb::SocketOrLocal, Neighbour);
-        self.goes_on(
-            "local flow without record is short-cut",
-            Enrolled,
-            (Neighbour, SERVER),
-            None,
-            evicted,
-        );
-        self.goes_on(
-            "local flow outlives the label",
-            Enrolled,
-            (Left, SERVER),
-            local,
-            to_pod(Verb::Local, Left),
-        );
-        self.goes_on(
-            "orphan to one that left stays",
-            Enrolled,
-            (Left, SERVER),
-            None,
-            outbound,
-        );
-        self.goes_on(
-            "local flow to a pod that is gone",
-            Enrolled,
-            (Remote, SERVER),
-            local,
-            drop(Outcome::NoFlow),
-        );
-        self.goes_on(
-            "open tunnel outlives the label",
-            Left,
-            (Remote, SERVER),
-            None,
-            outbound,
-        );
-        self.goes_on(
-            "plain flow of one that left passes",
-            Left,
-            (Remote, SERVER),
-            plain,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "plain to a stranger passes",
-            Plain,
-            (Stranger, SERVER),
-            None,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "plain to remote enrolled passes",
-            Plain,
-            (Remote, SERVER),
-            None,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "plain to plain passes",
-            Plain,
-            (PlainStrict, SERVER),
-            None,
-            steer(Verb::Pass),
-        );
+        self.goes_on("local flow without record is short-cut", Enrolled, (Neighbour, SERVER), None, evicted);
+        self.goes_on("local flow outlives the label", Enrolled, (Left, SERVER), local, to_pod(Verb::Local, Left));
+        self.goes_on("orphan to one that left stays", Enrolled, (Left, SERVER), None, outbound);
+        self.goes_on("local flow to a pod that is gone", Enrolled, (Remote, SERVER), local, drop(Outcome::NoFlow));
+        self.goes_on("open tunnel outlives the label", Left, (Remote, SERVER), None, outbound);
+        self.goes_on("plain flow of one that left passes", Left, (Remote, SERVER), plain, steer(Verb::Pass));
+        self.goes_on("plain to a stranger passes", Plain, (Stranger, SERVER), None, steer(Verb::Pass));
+        self.goes_on("plain to remote enrolled passes", Plain, (Remote, SERVER), None, steer(Verb::Pass));
+        self.goes_on("plain to plain passes", Plain, (PlainStrict, SERVER), None, steer(Verb::Pass));
         let agent = steer(Verb::SocketOrPass);
-        self.goes_on(
-            "plain to the agent as the neighbour",
-            Plain,
-            (Enrolled, SERVER),
-            None,
-            agent,
-        );
-        self.goes_on(
-            "plain flow to the neighbour passes",
-            Plain,
-            (Enrolled, SERVER),
-            plain,
-            steer(Verb::Pass),
-        );
-        self.goes_on(
-            "plain that speaks HBONE",
-            Plain,
-            (Enrolled, HBONE_PORT),
-            None,
-            inbound,
-        );
+        self.goes_on("plain to the agent as the neighbour", Plain, (Enrolled, SERVER), None, agent);
+        self.goes_on("plain flow to the neighbour passes", Plain, (Enrolled, SERVER), plain, steer(Verb::Pass));
+        self.goes_on("plain that speaks HBONE", Plain, (Enrolled, HBONE_PORT), None, inbound);
     }
 
     fn pod_sends_something_else(&mut self) {

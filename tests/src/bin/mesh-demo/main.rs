@@ -1,0 +1,191 @@
+//! The demo: two nodes and some pods in network namespaces, and a story told with proofs.
+//!
+//! The story runs in a child process. This one waits for it and for signals, and removes the lab whatever became of it.
+
+#![forbid(unsafe_code)]
+
+mod chapters;
+mod report;
+mod stage;
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use mesh_tests::app::{App, Server};
+use mesh_tests::lab::Lab;
+use mesh_tests::pod::Pod;
+use mesh_tests::process::Process;
+use mesh_tests::site;
+use mesh_tests::world::Family;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use socket2::{Domain, Socket, Type};
+
+use stage::Cast;
+
+/// The name of the demo's lab.
+const LAB: &str = "demo";
+
+/// Shows Mesh CNI at work: two nodes, pods, encrypted and refused connections.
+#[derive(Parser)]
+#[command(name = "mesh-demo")]
+struct Args {
+    /// Leave the nodes and pods up at the end, and print how to use them
+    #[arg(long, conflicts_with = "down")]
+    keep: bool,
+    /// Remove what `--keep`, or a run that was killed, left
+    #[arg(long)]
+    down: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What this program runs as beside the demo itself.
+#[derive(Subcommand)]
+enum Part {
+    /// The story, under the eyes of a parent
+    #[command(hide = true)]
+    Story,
+    /// An application in a pod: HTTP on port 8080, echo on port 7
+    #[command(hide = true)]
+    Serve {
+        /// What it calls itself
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.part {
+        Some(Part::Story) => story(args.keep),
+        Some(Part::Serve { name }) => serve(name),
+        None if args.down => {
+            down();
+            Ok(ExitCode::SUCCESS)
+        }
+        None => supervise(args.keep),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("demo: error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the story in a child, and removes the lab when the child has ended or when we are told to stop.
+fn supervise(keep: bool) -> Result<ExitCode> {
+    let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    let mut signals = SigSet::from_iter(ends);
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block()?;
+    // Agents whose parent is killed become our children: not every init waits for orphans.
+    set_child_subreaper(true)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    if keep {
+        command.arg("--keep");
+    }
+    // In a group of its own, so that Ctrl-C is ours alone.
+    let mut child = command
+        .arg("story")
+        .process_group(0)
+        .spawn()
+        .context("cannot start the story")?;
+    loop {
+        let signal = signals.wait()?;
+        if ends.contains(&signal) {
+            eprintln!("\ninterrupted: removing the demo");
+            child.kill()?;
+            child.wait()?;
+            remove()?;
+            return Ok(ExitCode::from(130));
+        }
+        if let Some(status) = child.try_wait()? {
+            if !keep {
+                remove()?;
+            }
+            if let Some(signal) = status.signal() {
+                eprintln!("demo: the story was ended by signal {signal}");
+            }
+            return Ok(if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+    }
+}
+
+/// Removes the lab, and takes leave of the processes that the story left to us.
+fn remove() -> Result<()> {
+    site::down(LAB)?;
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn story(keep: bool) -> Result<ExitCode> {
+    // The parent holds them back; the agents that are started from here want them.
+    SigSet::all().thread_unblock()?;
+    println!("Mesh CNI: setting up the demo ...");
+    let lab = Lab::new(LAB)?;
+    let cast = stage::set(&lab)?;
+    let held = chapters::tell(&lab, &cast);
+    if !held {
+        lab.print_logs();
+    }
+    if keep {
+        how_to_use(&cast);
+        cast.servers.into_iter().for_each(Process::keep);
+        lab.keep();
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn how_to_use(cast: &Cast<'_>) {
+    let enter = |pod: &Pod<'_>| format!("nsenter --net={}", pod.netns().path().display());
+    let to = cast.web.at(Family::V4, stage::HTTP);
+    println!(
+        "\nLeft up. Call a server from a pod:      {} curl http://{to}/",
+        enter(&cast.client)
+    );
+    println!(
+        "Run your own server in a pod:           {} YOUR-COMMAND",
+        enter(&cast.web)
+    );
+    println!("Edit the cluster's objects, at once:    /run/mesh-lab/{LAB}/source/*.yaml");
+    println!("Read what an agent says:                /run/mesh-lab/{LAB}/n1/agent.log");
+    println!("Remove it all:                          cargo xtask demo --down");
+}
+
+fn serve(name: String) -> Result<ExitCode> {
+    let listen = |port: u16| -> Result<std::net::TcpListener> {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&std::net::SocketAddr::from(([0_u16; 8], port)).into())?;
+        socket.listen(128)?;
+        Ok(socket.into())
+    };
+    let echo = Server::run(listen(stage::ECHO)?, App::Echo);
+    Server::run(listen(stage::HTTP)?, App::Http(name.leak())).wait();
+    drop(echo);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes every lab that nobody runs: the demo's, and those of tests that were killed.
+fn down() {
+    for name in site::names() {
+        match site::down(&name) {
+            Ok(()) => eprintln!("removed the lab {name}"),
+            Err(error) => eprintln!("left alone: {error:#}"),
+        }
+    }
+}
