@@ -1,23 +1,27 @@
 //! The composition root: builds every part, and decides the order of start and drain.
 
 use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use mesh_common::maps::Slot;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::args::Run;
 use crate::attachments::Store;
+use crate::clock;
 use crate::cluster;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
@@ -28,6 +32,8 @@ use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Inbound, Outbound, TransparentDial, socket};
 use crate::world::{self, Listener, World};
 
+/// How long an earlier agent may take to let go of the state directory once it is told to stop.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
@@ -50,6 +56,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ca = DirectoryCa::open(&config.ca, &config.trust_domain).context("--ca")?;
     let domains = TrustDomains::new(&config.trust_domain, []);
     let certificates = Arc::new(Certificates::new(Arc::new(ca), domains));
+    let lock = lock(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
     let network = Network::open()?;
@@ -102,7 +109,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let stopped = CancellationToken::new();
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
-    parts.spawn(part(world.run(told, asked, stopped.clone())));
+    let tokens = (shutdown.clone(), stopped.clone());
+    parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
     let source = cluster::files::run(config.source.clone(), events, stopped.clone());
     parts.spawn(async move { source.await.context("--source") });
@@ -128,6 +136,26 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     stopped.cancel();
     parts.shutdown().await;
     ended
+}
+
+/// Takes the state directory, which only one agent writes at a time; waits for an earlier one to let it go.
+async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
+    fs::create_dir_all(state)?;
+    let mut file = File::create(state.join("lock"))?;
+    let end = clock::now() + LOCK_WAIT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, errno)) if clock::now() > end => {
+                anyhow::bail!(
+                    "{}: another agent runs on this directory ({errno})",
+                    state.display()
+                )
+            }
+            Err((again, _)) => file = again,
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits for the order to stop, or for the first part that ends by itself.

@@ -129,7 +129,13 @@ async fn replay(queue: &Path, commands: &mpsc::Sender<Command>) {
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok());
         if let Some(attachment) = queued {
-            let _ = ask(commands, |reply| Command::Release(attachment, reply)).await;
+            if ask(commands, |reply| Command::Release(attachment, reply))
+                .await
+                .is_err()
+            {
+                // Stopping; the next agent finds it.
+                return;
+            }
         } else {
             warn!(path = %path.display(), "not a queued release; GC or DEL has to come again");
         }
@@ -256,7 +262,8 @@ impl Call {
         let key = Key::new(pod.namespace.as_str(), pod.name.as_str());
         let uid = pod.uid.as_deref();
         let known = |snapshot: &Snapshot| {
-            let pod = snapshot.pod(&key);
+            // The namespace's labels decide, too, and sources tell kinds in no order.
+            let pod = snapshot.namespace(&key.namespace).and(snapshot.pod(&key));
             pod.is_some_and(|pod| uid.is_none_or(|uid| pod.uid.is_empty() || *pod.uid == *uid))
         };
         let waited = timeout(POD_WAIT, self.world.wait_for(known)).await;
@@ -266,7 +273,7 @@ impl Call {
             Err(_) => Err(refusal(
                 Reason::TryAgain,
                 format!(
-                    "the source has not told pod {key} within {} s{}",
+                    "the source has not told pod {key} and its namespace within {} s{}",
                     POD_WAIT.as_secs(),
                     doubts(&self.world.borrow())
                 ),

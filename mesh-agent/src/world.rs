@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
 use mesh_common::maps::Slot;
+use nix::net::if_::if_nametoindex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -23,8 +24,8 @@ use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
 use crate::network::{self, Network, Uplink};
 
-/// How long to wait before the kernel is brought in step again after it refused a write.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often the world looks after what no event tells.
+const TICK: Duration = Duration::from_secs(1);
 /// Events that are applied before the result is published.
 const BATCH: usize = 1024;
 
@@ -111,8 +112,12 @@ pub struct World {
     uplinks: Vec<Uplink>,
     /// Listeners that wait for the first whole world.
     listeners: Vec<Listener>,
-    /// Whether the maps may lag behind the snapshot because the kernel refused a write.
+    /// Whether the kernel may lag behind the snapshot because it refused something.
     behind: bool,
+    /// How often it did.
+    failures: u64,
+    /// Whether this agent was told to stop: the kernel is the next one's.
+    draining: bool,
 }
 
 impl World {
@@ -140,6 +145,8 @@ impl World {
             uplinks: Vec::new(),
             listeners,
             behind: false,
+            failures: 0,
+            draining: false,
         };
         let links: HashMap<_, _> = world
             .network
@@ -166,7 +173,15 @@ impl World {
         if let Some(index) = index {
             self.interfaces
                 .insert(record.attachment.clone(), interface(record, index));
-            self.dataplane.attach_pod(&record.host_ifname)?;
+            match self.dataplane.attach_pod(&record.host_ifname) {
+                // Deleted since the interfaces were listed.
+                Err(_) if if_nametoindex(record.host_ifname.as_str()).is_err() => {
+                    self.interfaces.remove(&record.attachment);
+                }
+                other => other?,
+            }
+        }
+        if self.interfaces.get(&record.attachment).is_some() {
             self.snapshot.apply(Event::Attached(attached(record)));
         } else {
             // The runtime still has to tell us with DEL or GC; until then the address stays taken.
@@ -178,24 +193,35 @@ impl World {
         Ok(())
     }
 
-    /// Applies events and commands until shutdown.
+    /// Applies events and commands until `shutdown`; from then on, until `stopped`, events reach only the snapshot.
+    ///
+    /// The kernel's side is the next agent's as soon as this one is told to stop: `lock` is let go.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut commands: mpsc::Receiver<Command>,
-        shutdown: CancellationToken,
+        lock: impl Send,
+        (shutdown, stopped): (CancellationToken, CancellationToken),
     ) {
+        let mut lock = Some(lock);
         let mut batch = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = stopped.cancelled() => return,
+                () = shutdown.cancelled(), if !self.draining => {
+                    self.draining = true;
+                    commands.close();
+                    lock.take();
+                }
                 count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
                     if count > 0 {
                         self.apply(batch.drain(..)).await;
                     }
                 }
-                Some(command) = commands.recv() => self.serve(command).await,
-                () = sleep(RETRY), if self.behind => self.catch_up().await,
+                Some(command) = commands.recv(), if !self.draining => self.serve(command).await,
+                _ = tick.tick(), if !self.draining => self.look_after().await,
             }
         }
     }
@@ -210,38 +236,67 @@ impl World {
             return;
         }
         self.published.send_replace(self.snapshot.clone());
-        if !self.snapshot.is_synced() {
-            // Half a world would take pods out of the maps that a whole one has.
+        // Half a world would take pods out of the maps that a whole one has.
+        if self.draining || !self.snapshot.is_synced() {
             return;
         }
         if change.synced || self.behind {
             self.catch_up().await;
-        } else if let Err(error) = self
+            return;
+        }
+        let updated = self
             .dataplane
-            .update(&self.snapshot, &self.interfaces, &change)
-        {
-            error!(
-                error = &error as &dyn std::error::Error,
-                "the maps are behind the world"
-            );
-            self.behind = true;
-        } else if !change.nodes.is_empty() {
+            .update(&self.snapshot, &self.interfaces, &change);
+        self.kept_up(updated.map_err(Error::from));
+        if !change.nodes.is_empty() {
             self.follow_nodes().await;
         }
     }
 
-    /// Brings everything in step with the whole snapshot.
-    async fn catch_up(&mut self) {
-        let replaced = self.dataplane.replace(&self.snapshot, &self.interfaces);
-        let published = replaced.and_then(|()| self.publish());
-        self.behind = published.is_err();
-        if let Err(error) = published {
+    /// Looks after what no event tells: writes to be made again, uplinks that were replaced.
+    async fn look_after(&mut self) {
+        if !self.snapshot.is_synced() {
+            return;
+        }
+        let links = self.network.links().await.unwrap_or_default();
+        let there = |uplink: &Uplink| {
+            links
+                .iter()
+                .any(|link| link.name == uplink.name && link.index == uplink.index)
+        };
+        if !self.uplinks.iter().all(there) {
+            warn!("an uplink was replaced");
+            self.uplinks.clear();
+            self.behind = true;
+        }
+        if self.behind {
+            self.catch_up().await;
+        }
+    }
+
+    /// Notes a failure, to be made good at the next tick; told once, not each time.
+    fn kept_up(&mut self, result: Result<(), Error>) {
+        let Err(error) = result else {
+            return;
+        };
+        if !self.behind {
             error!(
                 error = &error as &dyn std::error::Error,
-                "the maps are behind the world"
+                "the kernel is behind the world, trying again every second"
             );
         }
+        self.behind = true;
+        self.failures += 1;
+    }
+
+    /// Brings everything in step with the whole snapshot.
+    async fn catch_up(&mut self) {
+        let failures = self.failures;
+        let replaced = self.dataplane.replace(&self.snapshot, &self.interfaces);
+        let published = self.publish();
+        self.kept_up(replaced.and(published).map_err(Error::from));
         self.follow_nodes().await;
+        self.behind = self.failures != failures;
     }
 
     /// Puts the listeners into their slots, once: from here on captured connections are this agent's.
@@ -258,23 +313,14 @@ impl World {
         let name = self.snapshot.settings().node.clone();
         if let Some(node) = self.snapshot.node(&name).cloned() {
             self.ipam.set_ranges(&node.pod_cidrs);
-            if self.uplinks.is_empty()
-                && let Err(error) = self.attach_uplinks(&node.addresses).await
-            {
-                error!(
-                    error = &error as &dyn std::error::Error,
-                    "no way to other nodes"
-                );
-                self.behind = true;
+            if self.uplinks.is_empty() {
+                let attached = self.attach_uplinks(&node.addresses).await;
+                self.kept_up(attached);
             }
         }
         let routes = network::wanted(&self.snapshot, &name);
-        if let Err(error) = self.network.sync_routes(&routes).await {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "a route to another node's pods is missing"
-            );
-        }
+        let synced = self.network.sync_routes(&routes).await;
+        self.kept_up(synced.map_err(Error::from));
     }
 
     async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -336,7 +382,7 @@ impl World {
         }
         let addresses = match self.store.get(&attachment) {
             // The binary takes a host interface of this name for a leftover and removes it.
-            Some(record) if self.is_wired(&record.host_ifname).await => {
+            Some(record) if self.is_wired(&record.host_ifname).await? => {
                 let message = format!("container {container} has interface {ifname} already");
                 return Err(refusal(Reason::Invalid, message, "DEL it first"));
             }
@@ -347,9 +393,13 @@ impl World {
         Ok(self.wiring(addresses))
     }
 
-    async fn is_wired(&self, host_ifname: &str) -> bool {
-        let links = self.network.links().await;
-        links.is_ok_and(|links| links.iter().any(|link| link.name == host_ifname))
+    async fn is_wired(&self, host_ifname: &str) -> Result<bool, Refusal> {
+        let links = self
+            .network
+            .links()
+            .await
+            .map_err(|error| refusal(Reason::TryAgain, causes(&error), "try again"))?;
+        Ok(links.iter().any(|link| link.name == host_ifname))
     }
 
     /// Whether the reservation stands: a DEL takes it away from an ADD that is under way.
@@ -552,14 +602,16 @@ fn unavailable(error: crate::ipam::Unavailable) -> Refusal {
 /// What the source leaves out, for messages about what it does not tell; empty when it is all understood.
 pub(crate) fn doubts(snapshot: &Snapshot) -> String {
     const TOLD: usize = 3;
-    let mut text = String::new();
-    for (part, reason) in snapshot.left_out().take(TOLD) {
-        text += &format!("; {part} is left out: {reason}");
+    let mut parts: Vec<_> = snapshot
+        .left_out()
+        .take(TOLD)
+        .map(|(part, reason)| format!("; {part} is left out: {reason}"))
+        .collect();
+    let more = snapshot.left_out().count().saturating_sub(TOLD);
+    if more > 0 {
+        parts.push(format!("; and {more} more"));
     }
-    match snapshot.left_out().count().saturating_sub(TOLD) {
-        0 => text,
-        more => text + &format!("; and {more} more"),
-    }
+    parts.concat()
 }
 
 pub(crate) fn refusal(reason: Reason, message: String, remedy: &str) -> Refusal {

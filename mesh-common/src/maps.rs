@@ -61,14 +61,21 @@ pub struct Service {
 }
 abi!(Service, size = 4, align = 4);
 
-/// `FLOWS`: a TCP flow seen from one local pod. A flow between two pods of a node has two entries.
+/// `POD_CIDRS`: what follows the prefix length in the key of an LPM trie of the nodes' pod CIDRs; the value is unused.
+///
+/// An address in one of them is a pod's, also while the world has not told whose.
+pub type PodCidr = Addr;
+
+/// `FLOWS` and `PLAIN_FLOWS`: a TCP flow seen from one local pod. A flow between two pods of a node has two entries.
+///
+/// The pod stands there by its interface, not its address: a new pod with the address of an old one has no flows.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable,
 )]
 pub struct FlowKey {
-    /// The local pod's address.
-    pub pod: Addr,
+    /// Host-side interface index of the pod's veth.
+    pub ifindex: u32,
     /// The other end's address, as the pod sees it.
     pub peer: Addr,
     /// The local pod's port.
@@ -76,21 +83,7 @@ pub struct FlowKey {
     /// The other end's port.
     pub peer_port: Port,
 }
-abi!(FlowKey, size = 36, align = 4);
-
-impl FlowKey {
-    /// The same flow seen from its other end.
-    #[inline(always)]
-    #[must_use]
-    pub const fn reversed(&self) -> Self {
-        Self {
-            pod: self.peer,
-            peer: self.pod,
-            pod_port: self.peer_port,
-            peer_port: self.pod_port,
-        }
-    }
-}
+abi!(FlowKey, size = 24, align = 4);
 
 /// How a recorded flow travels; flows that the agent carries have no record.
 ///
@@ -99,16 +92,21 @@ impl FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Flow {
-    /// [`Flow::PLAIN`] or [`Flow::LOCAL`].
-    pub path: u32,
+    /// Interface of the enrolled pod of this node that it is redirected to; 0 when it goes through the node's stack, as
+    /// without the mesh.
+    pub neighbour: u32,
 }
 abi!(Flow, size = 4, align = 4);
 
 impl Flow {
-    /// Through the node's stack, as without the mesh.
-    pub const PLAIN: Self = Self { path: 1 };
-    /// Redirected between two enrolled pods of this node.
-    pub const LOCAL: Self = Self { path: 2 };
+    /// Through the node's stack.
+    pub const PLAIN: Self = Self { neighbour: 0 };
+
+    /// Redirected to the pod at an interface.
+    #[inline(always)]
+    pub const fn local(neighbour: u32) -> Self {
+        Self { neighbour }
+    }
 }
 
 /// `CONFIG`: one entry, written by the agent before any program is attached.

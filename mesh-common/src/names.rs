@@ -10,12 +10,14 @@ pub const PROGRAM_FROM_NET: &str = "from_net";
 pub const PROGRAM_LISTEN: &str = "listen";
 
 /// Every map, as it is named in the object and under the pin directory.
-pub const MAPS: [&str; 7] = [
+pub const MAPS: [&str; 9] = [
     MAP_CONFIG,
     MAP_COUNTERS,
     MAP_FLOWS,
     MAP_LISTENERS,
+    MAP_PLAIN_FLOWS,
     MAP_PODS,
+    MAP_POD_CIDRS,
     MAP_SERVICES,
     MAP_WORKLOADS,
 ];
@@ -23,8 +25,12 @@ pub const MAPS: [&str; 7] = [
 pub const MAP_CONFIG: &str = "CONFIG";
 /// `u64` packets per CPU, indexed by [`crate::verdict::counter`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
-/// [`crate::maps::FlowKey`] -> [`crate::maps::Flow`], LRU.
+/// [`crate::maps::FlowKey`] -> [`crate::maps::Flow`], LRU: flows of pods with [`crate::maps::flags::SOCKETS`].
 pub const MAP_FLOWS: &str = "FLOWS";
+/// The same of all other pods, which read it only once they are enrolled; so that they cannot push out the former.
+pub const MAP_PLAIN_FLOWS: &str = "PLAIN_FLOWS";
+/// [`crate::maps::PodCidr`] -> 0, LPM.
+pub const MAP_POD_CIDRS: &str = "POD_CIDRS";
 /// [`crate::maps::Slot`] -> listening socket.
 pub const MAP_LISTENERS: &str = "LISTENERS";
 /// Interface index -> [`crate::maps::Pod`].

@@ -71,21 +71,26 @@ impl Packet {
         }
     }
 
-    /// The flow as the sending pod sees it.
+    /// The flow as the pod sees it that sends the packet, at interface `ifindex`.
     #[inline(always)]
-    pub const fn flow_of_source(&self) -> FlowKey {
+    pub const fn flow_of_source(&self, ifindex: u32) -> FlowKey {
         FlowKey {
-            pod: self.src,
+            ifindex,
             peer: self.dst,
             pod_port: self.src_port,
             peer_port: self.dst_port,
         }
     }
 
-    /// The flow as the receiving pod sees it.
+    /// The flow as the pod sees it that the packet is for, at interface `ifindex`.
     #[inline(always)]
-    pub const fn flow_of_destination(&self) -> FlowKey {
-        self.flow_of_source().reversed()
+    pub const fn flow_of_destination(&self, ifindex: u32) -> FlowKey {
+        FlowKey {
+            ifindex,
+            peer: self.src,
+            pod_port: self.dst_port,
+            peer_port: self.src_port,
+        }
     }
 
     /// Reads a frame.
@@ -148,6 +153,10 @@ impl Packet {
             let Some([next, units, high, low]) = bytes.load::<[u8; 4]>(offset) else {
                 return packet;
             };
+            if protocol == PROTOCOL_ROUTING && low != 0 {
+                // Segments left: the destination is not the one that counts.
+                return packet;
+            }
             offset += match protocol {
                 // An atomic fragment (offset 0, no more to come; RFC 6946) is a whole packet.
                 PROTOCOL_FRAGMENT => {

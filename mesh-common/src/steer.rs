@@ -17,14 +17,16 @@ use crate::verdict::Outcome;
 /// The HBONE port as packets carry it.
 const HBONE: Port = Port::new(HBONE_PORT);
 
-/// The maps that steering reads.
+/// The maps that steering reads; entries by reference, because the programs cannot copy an absent one.
 pub trait World {
     /// The workload that owns an address.
-    fn workload(&self, addr: &Addr) -> Option<Workload>;
+    fn workload(&self, addr: &Addr) -> Option<&Workload>;
     /// Whether an address is a service's.
     fn is_service(&self, addr: &Addr) -> bool;
+    /// Whether an address is in a pod CIDR of any node.
+    fn is_pod_address(&self, addr: &Addr) -> bool;
     /// The record of a flow.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<&Flow>;
 }
 
 /// What a hook is to do with a packet.
@@ -50,13 +52,13 @@ pub enum Verb {
     PassAgent,
     /// Redirect to the pod at the interface.
     Local,
-    /// The first packet between two enrolled pods of this node: record [`Flow::LOCAL`] for both ends, then redirect.
+    /// The first packet between two enrolled pods of this node: record [`Flow::local`] for both ends, then redirect.
     LocalNew,
     /// The first packet of a connection for the agent: forget what stands recorded for the flow, then as
     /// [`Verb::SocketOrListener`].
     Capture,
-    /// Give it to the agent's socket for its tuple, otherwise to the listener in the slot, which completes a SYN-cookie
-    /// handshake or answers with a reset.
+    /// Give it to the agent's socket for its tuple, otherwise to the listener in the slot, which takes a SYN, completes a
+    /// SYN-cookie handshake, or answers with a reset.
     SocketOrListener,
     /// Give it to the agent's socket for its tuple, otherwise redirect to the pod at the interface.
     SocketOrLocal,
@@ -83,21 +85,23 @@ impl Steer {
     }
 }
 
-/// Judges a packet that leaves a pod (TC ingress at the host end of its veth).
+/// Judges a packet that leaves the pod at `ifindex` (TC ingress at the host end of its veth).
 #[inline(always)]
-pub fn from_pod<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
+pub fn from_pod<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
     match packet.kind {
         Kind::Arp => return Steer::to(Verb::Pass),
         Kind::NotIp => return Steer::drop(Outcome::EtherType),
         Kind::Malformed => return Steer::drop(Outcome::Malformed),
         Kind::Tcp | Kind::TcpOpening | Kind::TcpFragment | Kind::Neighbour | Kind::Ip => {}
     }
-    if packet.src != pod.addr4 && packet.src != pod.addr6 {
+    // An absent address of the pod is `::`, which is nobody's own.
+    let own = packet.src == pod.addr4 || packet.src == pod.addr6;
+    if !own || packet.src == Addr::NONE {
         return foreign_source(packet);
     }
     match packet.kind {
         Kind::TcpOpening => from_pod_opening(world, pod, packet),
-        Kind::Tcp => from_pod_established(world, pod, packet),
+        Kind::Tcp => from_pod_established(world, ifindex, pod, packet),
         Kind::TcpFragment if pod.flags & flags::SOCKETS != 0 => Steer::drop(Outcome::Fragment),
         _ => Steer::to(Verb::Pass),
     }
@@ -124,7 +128,8 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
         return Steer::with(Verb::Capture, Slot::Outbound as u32);
     }
     let Some(peer) = world.workload(&packet.dst) else {
-        if enrolled && world.is_service(&packet.dst) {
+        // A pod of which nothing is told may be enrolled: the agent waits for the word, or refuses.
+        if enrolled && (world.is_service(&packet.dst) || world.is_pod_address(&packet.dst)) {
             return Steer::with(Verb::Capture, Slot::Outbound as u32);
         }
         return Steer::to(Verb::PassNew);
@@ -143,21 +148,19 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
 }
 
 #[inline(always)]
-fn from_pod_established<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
+fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
     let peer = world.workload(&packet.dst);
     let sockets = pod.flags & flags::SOCKETS != 0;
     if !sockets && peer.is_none_or(|peer| peer.flags & flags::SOCKETS == 0) {
         return Steer::to(Verb::Pass);
     }
     let local = peer.filter(|peer| peer.flags & flags::LOCAL != 0);
-    match world.flow(&packet.flow_of_source()) {
-        Some(Flow::PLAIN) => return Steer::to(Verb::Pass),
-        Some(_) => {
-            return local.map_or(Steer::drop(Outcome::NoFlow), |peer| {
-                Steer::with(Verb::Local, peer.ifindex)
-            });
-        }
-        None => {}
+    let here = local.map_or(0, |peer| peer.ifindex);
+    match world.flow(&packet.flow_of_source(ifindex)) {
+        Some(&Flow::PLAIN) => return Steer::to(Verb::Pass),
+        Some(flow) if flow.neighbour == here => return Steer::with(Verb::Local, here),
+        // None, or of a neighbour that is gone.
+        _ => {}
     }
     if !sockets {
         // The peer's sockets are meant: the agent speaks to this pod with the peer's address.
@@ -188,9 +191,15 @@ pub enum Origin {
     Forwarded,
 }
 
-/// Judges a packet that is about to reach a pod (TC egress at the host end of its veth).
+/// Judges a packet that is about to reach the pod at `ifindex` (TC egress at the host end of its veth).
 #[inline(always)]
-pub fn to_pod<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -> Steer {
+pub fn to_pod<W: World>(
+    world: &W,
+    ifindex: u32,
+    pod: &Pod,
+    packet: &Packet,
+    origin: Origin,
+) -> Steer {
     const STRICT: u32 = flags::ENROLLED | flags::STRICT;
     match packet.kind {
         Kind::NotIp => return Steer::drop(Outcome::EtherType),
@@ -211,7 +220,7 @@ pub fn to_pod<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -
     if packet.kind == Kind::TcpFragment {
         return Steer::drop(Outcome::Fragment);
     }
-    match world.flow(&packet.flow_of_destination()) {
+    match world.flow(&packet.flow_of_destination(ifindex)) {
         Some(_) => Steer::to(Verb::Pass),
         None => Steer::drop(Outcome::NoFlow),
     }
@@ -232,12 +241,18 @@ pub fn from_net<W: World>(world: &W, packet: &Packet) -> Steer {
     if pod.flags & OURS != OURS {
         return Steer::to(Verb::Pass);
     }
+    if world
+        .workload(&packet.src)
+        .is_some_and(|source| source.flags & flags::LOCAL != 0)
+    {
+        // A pod of this node does not come in by an uplink.
+        return Steer::drop(Outcome::Spoofed);
+    }
     let hbone = pod.flags & flags::ENROLLED != 0 && packet.dst_port == HBONE;
-    match (packet.kind == Kind::TcpOpening, hbone) {
-        (true, true) => Steer::with(Verb::Capture, Slot::Inbound as u32),
-        (true, false) => Steer::to(Verb::Pass),
-        (false, true) => Steer::with(Verb::SocketOrListener, Slot::Inbound as u32),
-        (false, false) => Steer::to(Verb::SocketOrPass),
+    match (hbone, packet.kind) {
+        (true, _) => Steer::with(Verb::SocketOrListener, Slot::Inbound as u32),
+        (false, Kind::TcpOpening) => Steer::to(Verb::Pass),
+        (false, _) => Steer::to(Verb::SocketOrPass),
     }
 }
 
@@ -249,7 +264,7 @@ pub fn listen<W: World>(world: &W, local: &Addr, local_port: Port, remote: &Addr
     const HERE: u32 = flags::LOCAL | flags::ENROLLED;
     let destination = world.workload(local);
     let meshed = destination.is_some_and(|to| to.flags & flags::ENROLLED != 0);
-    let here = |workload: Option<Workload>| workload.is_some_and(|w| w.flags & HERE == HERE);
+    let here = |workload: Option<&Workload>| workload.is_some_and(|w| w.flags & HERE == HERE);
     if here(world.workload(remote)) && (meshed || world.is_service(local)) {
         return Some(Slot::Outbound);
     }

@@ -7,9 +7,10 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use mesh_common::addr::Addr;
-use mesh_common::maps::{Config, Flow, FlowKey, Pod, Service, Slot, Workload};
+use mesh_common::maps::{Config, Flow, FlowKey, Pod, PodCidr, Service, Slot, Workload, flags};
 use mesh_common::steer::World;
 use mesh_common::verdict::COUNTERS as COUNTER_COUNT;
 
@@ -19,6 +20,10 @@ pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
+#[map]
+pub(crate) static PLAIN_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
+#[map]
+pub(crate) static POD_CIDRS: LpmTrie<PodCidr, u32> = LpmTrie::pinned(16_384, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static LISTENERS: SockMap = SockMap::pinned(Slot::COUNT, 0);
 #[map]
@@ -33,9 +38,9 @@ pub(crate) struct Maps;
 
 impl World for Maps {
     #[inline(always)]
-    fn workload(&self, addr: &Addr) -> Option<Workload> {
+    fn workload(&self, addr: &Addr) -> Option<&Workload> {
         // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
-        unsafe { WORKLOADS.get(addr) }.copied()
+        unsafe { WORKLOADS.get(addr) }
     }
 
     #[inline(always)]
@@ -44,9 +49,16 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+    fn is_pod_address(&self, addr: &Addr) -> bool {
+        POD_CIDRS.get(Key::new(128, *addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
         // SAFETY: an evicted entry may be reused while it is read; the value is one aligned word, old or new.
-        unsafe { FLOWS.get(key) }.copied()
+        let flow = unsafe { FLOWS.get(key) };
+        // SAFETY: as above.
+        flow.or_else(|| unsafe { PLAIN_FLOWS.get(key) })
     }
 }
 
@@ -57,10 +69,15 @@ pub(crate) fn pod(ifindex: u32) -> Option<&'static Pod> {
     unsafe { PODS.get(ifindex) }
 }
 
-/// Records how a flow travels; `false` when the kernel has no room.
+/// Records how a flow of a pod with these flags travels; `false` when the kernel has no room.
 #[inline(always)]
-pub(crate) fn record(key: &FlowKey, flow: Flow) -> bool {
-    FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+pub(crate) fn record(pod_flags: u32, key: &FlowKey, flow: Flow) -> bool {
+    let any = u64::from(BPF_ANY);
+    if pod_flags & flags::SOCKETS != 0 {
+        FLOWS.insert(key, flow, any).is_ok()
+    } else {
+        PLAIN_FLOWS.insert(key, flow, any).is_ok()
+    }
 }
 
 /// Forgets a flow.
@@ -68,4 +85,5 @@ pub(crate) fn record(key: &FlowKey, flow: Flow) -> bool {
 pub(crate) fn forget(key: &FlowKey) {
     // Absent is what is wanted.
     let _ = FLOWS.remove(key);
+    let _ = PLAIN_FLOWS.remove(key);
 }

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
 use aya::programs::{SchedClassifier, SkLookup, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::bpffs::Bpffs;
 use crate::counters::Counters;
-use crate::world::{Table, UPLINK};
+use crate::world::{Table, UPLINK, pod_cidrs};
 
 /// Where `cargo xtask build` leaves the object.
 pub fn path() -> PathBuf {
@@ -111,16 +112,23 @@ impl Object {
         for addr in &table.services {
             services.insert(addr, Service { id: 1 }, 0)?;
         }
+        let mut cidrs: LpmTrie<_, Addr, u32> = self.map(names::MAP_POD_CIDRS)?.try_into()?;
+        for (length, network) in pod_cidrs() {
+            cidrs.insert(&Key::new(length, network), 0, 0)?;
+        }
         Ok(())
     }
 
     /// Replaces all recorded flows.
     pub fn set_flows(&mut self, wanted: &BTreeMap<FlowKey, Flow>) -> Result<()> {
-        let present = self.flows()?;
-        let mut flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
-        for key in present.keys() {
-            flows.remove(key)?;
+        for name in FLOWS {
+            let mut flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
+            let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
+            for key in keys {
+                flows.remove(&key)?;
+            }
         }
+        let mut flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
         for (key, flow) in wanted {
             flows.insert(key, flow, 0)?;
         }
@@ -129,8 +137,14 @@ impl Object {
 
     /// All recorded flows.
     pub fn flows(&mut self) -> Result<BTreeMap<FlowKey, Flow>> {
-        let flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
-        Ok(flows.iter().collect::<Result<_, _>>()?)
+        let mut all = BTreeMap::new();
+        for name in FLOWS {
+            let flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
+            for entry in &flows {
+                all.extend([entry?]);
+            }
+        }
+        Ok(all)
     }
 
     /// Puts a listener into those slots whose index is chosen, and empties the others.
@@ -203,6 +217,9 @@ impl Object {
             .with_context(|| format!("the object has no map {name}"))
     }
 }
+
+/// The maps of flows, of enrolled and of plain pods.
+const FLOWS: [&str; 2] = [names::MAP_FLOWS, names::MAP_PLAIN_FLOWS];
 
 /// Size of the kernel's `struct __sk_buff`, in bytes, and the positions of some of its `u32` fields.
 const SK_BUFF: usize = 192;

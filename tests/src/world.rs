@@ -50,6 +50,8 @@ pub enum Who {
     RemotePlain,
     /// A service address.
     Service,
+    /// An address of a node's pod CIDR of which nothing is told.
+    Untold,
     /// An address that nobody owns.
     Stranger,
 }
@@ -61,7 +63,7 @@ pub const NO_POD: u32 = 31;
 
 impl Who {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Enrolled,
         Self::Neighbour,
         Self::Strict,
@@ -71,6 +73,7 @@ impl Who {
         Self::Remote,
         Self::RemotePlain,
         Self::Service,
+        Self::Untold,
         Self::Stranger,
     ];
 
@@ -86,6 +89,7 @@ impl Who {
             Self::Remote => pod_address(2, 2),
             Self::RemotePlain => pod_address(2, 3),
             Self::Service => ([10, 96, 0, 10], [0xfd00, 0x96, 0, 0, 0, 0, 0, 10]),
+            Self::Untold => pod_address(2, 9),
             Self::Stranger => ([192, 0, 2, 1], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
         };
         match family {
@@ -108,7 +112,7 @@ impl Who {
             Self::Plain => 13,
             Self::Left => 14,
             Self::PlainStrict => 15,
-            Self::Remote | Self::RemotePlain | Self::Service | Self::Stranger => 0,
+            Self::Remote | Self::RemotePlain | Self::Service | Self::Untold | Self::Stranger => 0,
         }
     }
 
@@ -123,7 +127,7 @@ impl Who {
             Self::Left => flags::LOCAL | flags::SOCKETS,
             Self::Remote => flags::ENROLLED,
             Self::RemotePlain => 0,
-            Self::Service | Self::Stranger => return None,
+            Self::Service | Self::Untold | Self::Stranger => return None,
         })
     }
 
@@ -141,10 +145,22 @@ fn pod_address(node: u8, pod: u8) -> ([u8; 4], [u16; 8]) {
 /// MAC address of the host's end of every veth.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// The flow between two ends, as the first sees it.
-pub fn flow(pod: SocketAddr, peer: SocketAddr) -> FlowKey {
+/// Pod CIDRs of the nodes: length of the prefix in bits of an [`Addr`], and the network.
+pub fn pod_cidrs() -> impl Iterator<Item = (u32, Addr)> {
+    let nodes = [1, 2].into_iter();
+    nodes.flat_map(|node| {
+        let (v4, v6) = pod_address(node, 0);
+        [
+            (120, IpAddr::from(v4).into()),
+            (64, IpAddr::from(v6).into()),
+        ]
+    })
+}
+
+/// The flow between two ends, as the first sees it, a pod at `ifindex`.
+pub fn flow(ifindex: u32, pod: SocketAddr, peer: SocketAddr) -> FlowKey {
     FlowKey {
-        pod: pod.ip().into(),
+        ifindex,
         peer: peer.ip().into(),
         pod_port: Port::new(pod.port()),
         peer_port: Port::new(peer.port()),
@@ -202,24 +218,32 @@ impl Table {
         }
         let packet = Packet::parse(frame);
         Decision::Steer(match (hook, pod) {
-            (Hook::FromPod, Some(pod)) => steer::from_pod(self, pod, &packet),
-            (Hook::ToPod, Some(pod)) => steer::to_pod(self, pod, &packet, origin),
+            (Hook::FromPod, Some(pod)) => steer::from_pod(self, ifindex, pod, &packet),
+            (Hook::ToPod, Some(pod)) => steer::to_pod(self, ifindex, pod, &packet, origin),
             _ => steer::from_net(self, &packet),
         })
     }
 }
 
 impl World for Table {
-    fn workload(&self, addr: &Addr) -> Option<Workload> {
-        self.workloads.get(addr).copied()
+    fn workload(&self, addr: &Addr) -> Option<&Workload> {
+        self.workloads.get(addr)
     }
 
     fn is_service(&self, addr: &Addr) -> bool {
         self.services.contains(addr)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.flows.get(key).copied()
+    fn is_pod_address(&self, addr: &Addr) -> bool {
+        let bits = |addr: Addr| match IpAddr::from(addr) {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        pod_cidrs().any(|(length, network)| (bits(*addr) ^ bits(network)) >> (128 - length) == 0)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key)
     }
 }
 

@@ -263,7 +263,7 @@ fn a_pod_cidr_that_is_none() -> Result<()> {
         let told = log.lines().find(|line| line.contains("10.244.1.0/33"));
         let told = told.context("the log does not tell")?;
         assert!(
-            told.contains("node--n1.yaml") && told.contains("WARN"),
+            told.contains("node-n1.yaml") && told.contains("WARN"),
             "{told}"
         );
 

@@ -56,8 +56,8 @@ fn the_object_agrees_with_the_host_on_damaged_packets() -> Result<()> {
             vector.expect = table.decide(vector.hook, vector.ifindex, vector.origin, &vector.frame);
             let packet = Packet::parse(vector.frame.as_slice());
             vector.flow = Some(match vector.hook {
-                Hook::FromPod => packet.flow_of_source(),
-                Hook::ToPod | Hook::FromNet => packet.flow_of_destination(),
+                Hook::FromPod => packet.flow_of_source(vector.ifindex),
+                Hook::ToPod | Hook::FromNet => packet.flow_of_destination(vector.ifindex),
             });
             vector.name = format!(
                 "round {round}, from: {}, {:02x?}",
@@ -147,7 +147,14 @@ fn effect(vector: &Vector, slots: Slots) -> Result<Effect> {
     let mut flows: BTreeMap<_, _> = vector.recorded.into_iter().collect();
     match verb {
         Verb::PassNew => flows.extend([(flow()?, Flow::PLAIN)]),
-        Verb::LocalNew => flows.extend([flow()?, flow()?.reversed()].map(|key| (key, Flow::LOCAL))),
+        Verb::LocalNew => {
+            let (ours, neighbour) = (flow()?, argument);
+            let theirs = Packet::parse(&*vector.frame).flow_of_destination(neighbour);
+            flows.extend([
+                (ours, Flow::local(neighbour)),
+                (theirs, Flow::local(ours.ifindex)),
+            ]);
+        }
         Verb::PassAgent | Verb::Capture => {
             flows.remove(&flow()?);
         }

@@ -14,12 +14,12 @@ use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, Pod, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_LISTENERS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS, PROGRAM_FROM_NET,
-    PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
+    MAP_CONFIG, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
+    PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
 };
 
 use super::attach::{self, Mode, pin_path};
-use super::maps::{Mirror, take};
+use super::maps::{Mirror, Prefixes, take};
 use super::plan::{self, Interfaces};
 use super::{Error, bpffs};
 use crate::model::{Change, Snapshot};
@@ -46,6 +46,7 @@ pub struct Dataplane {
     pods: Mirror<u32, Pod>,
     workloads: Mirror<Addr, Workload>,
     services: Mirror<Addr, Service>,
+    pod_cidrs: Prefixes,
 }
 
 impl Dataplane {
@@ -78,6 +79,7 @@ impl Dataplane {
             pods: Mirror::open(&mut ebpf, MAP_PODS)?,
             workloads: Mirror::open(&mut ebpf, MAP_WORKLOADS)?,
             services: Mirror::open(&mut ebpf, MAP_SERVICES)?,
+            pod_cidrs: Prefixes::open(&mut ebpf, MAP_POD_CIDRS)?,
             ebpf,
             options,
         })
@@ -157,60 +159,61 @@ impl Dataplane {
             })
     }
 
-    /// Makes the maps agree with the world about what changed, and about the interfaces of these attachments.
+    /// Makes the maps agree with the world about what changed.
     ///
-    /// Destinations are known before the pods that may reach them.
+    /// Destinations are known before the pods that may reach them. A write that the kernel refuses does not keep the others
+    /// from being made; the first failure is returned.
     pub fn update(
         &mut self,
         snapshot: &Snapshot,
         interfaces: &Interfaces,
         change: &Change,
     ) -> Result<(), Error> {
+        let mut first = Ok(());
+        if !change.nodes.is_empty() {
+            first = first.and(self.pod_cidrs.replace(plan::pod_cidrs(snapshot)));
+        }
         for address in &change.addresses {
-            self.set_workload(snapshot, interfaces, *address)?;
+            first = first.and(self.set_workload(snapshot, interfaces, *address));
         }
         for address in &change.service_addresses {
-            self.services
-                .set((*address).into(), plan::service(snapshot, *address))?;
+            first = first.and(self.set_service(snapshot, *address));
         }
         for key in &change.workloads {
             let attachments = snapshot.workload(key).map(|workload| &workload.attachments);
             for attachment in attachments.into_iter().flatten() {
-                self.set_pod(snapshot, interfaces, attachment)?;
+                first = first.and(self.set_pod(snapshot, interfaces, attachment));
             }
         }
-        Ok(())
+        first
     }
 
-    /// Makes the maps agree with the whole world, and removes what an earlier agent left in them.
+    /// Makes the maps agree with the whole world, and removes what an earlier agent left in them; as [`Self::update`].
     pub fn replace(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
+        let mut first = self.pod_cidrs.replace(plan::pod_cidrs(snapshot));
         let told = snapshot.workload_addresses().map(|(address, _)| address);
         let held = self.workloads.keys().into_iter().map(IpAddr::from);
         for address in told.chain(held).collect::<HashSet<_>>() {
-            self.set_workload(snapshot, interfaces, address)?;
+            first = first.and(self.set_workload(snapshot, interfaces, address));
         }
         let told = snapshot.service_addresses().map(|(address, _)| address);
         let held = self.services.keys().into_iter().map(IpAddr::from);
         for address in told.chain(held).collect::<HashSet<_>>() {
-            self.services
-                .set(address.into(), plan::service(snapshot, address))?;
+            first = first.and(self.set_service(snapshot, address));
         }
         let alive: HashSet<u32> = interfaces
             .iter()
             .map(|(_, interface)| interface.index)
             .collect();
-        for index in self
-            .pods
-            .keys()
-            .into_iter()
-            .filter(|index| !alive.contains(index))
-        {
-            self.pods.set(index, None)?;
+        for index in self.pods.keys() {
+            if !alive.contains(&index) {
+                first = first.and(self.pods.set(index, None));
+            }
         }
         for (attachment, _) in interfaces.iter() {
-            self.set_pod(snapshot, interfaces, attachment)?;
+            first = first.and(self.set_pod(snapshot, interfaces, attachment));
         }
-        Ok(())
+        first
     }
 
     /// Takes a pod interface out of the maps.
@@ -227,6 +230,11 @@ impl Dataplane {
         let key = address.into();
         let value = plan::workload(snapshot, interfaces, address, self.workloads.get(&key));
         self.workloads.set(key, value)
+    }
+
+    fn set_service(&mut self, snapshot: &Snapshot, address: IpAddr) -> Result<(), Error> {
+        self.services
+            .set(address.into(), plan::service(snapshot, address))
     }
 
     fn set_pod(

@@ -1,6 +1,6 @@
 //! CORE: what the maps are to hold, as functions of the world.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use mesh_common::addr::Addr;
@@ -112,6 +112,17 @@ pub fn pod(
         mac: interface.mac,
         host_mac: interface.host_mac,
     })
+}
+
+/// The keys of `POD_CIDRS`: prefix length in bits of an [`Addr`], and the network.
+pub fn pod_cidrs(snapshot: &Snapshot) -> HashSet<(u32, Addr)> {
+    let cidrs = snapshot.nodes().flat_map(|node| &node.pod_cidrs);
+    cidrs
+        .map(|cidr| {
+            let mapped = if cidr.addr().is_ipv4() { 96 } else { 0 };
+            (mapped + u32::from(cidr.prefix_len()), cidr.network().into())
+        })
+        .collect()
 }
 
 /// The entry of `SERVICES` for an address.

@@ -17,11 +17,7 @@ fn from_net(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
     let packet = skb.packet();
     let steer = steer::from_net(&Maps, &packet);
-    act(
-        Hook::FromNet,
-        &skb,
-        &packet,
-        &packet.flow_of_destination(),
-        steer,
-    )
+    // Nothing is recorded at an uplink.
+    let flow = packet.flow_of_destination(0);
+    act(Hook::FromNet, &skb, &packet, (&flow, 0), steer)
 }

@@ -16,17 +16,13 @@ use crate::report::count;
 fn from_pod(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
     skb.clear_mark();
-    let Some(pod) = pod(skb.ifindex()) else {
+    let ifindex = skb.ifindex();
+    let Some(pod) = pod(ifindex) else {
         count(Hook::FromPod, Outcome::UnknownPod as u32);
         return DROP;
     };
     let packet = skb.packet();
-    let steer = steer::from_pod(&Maps, pod, &packet);
-    act(
-        Hook::FromPod,
-        &skb,
-        &packet,
-        &packet.flow_of_source(),
-        steer,
-    )
+    let flow = packet.flow_of_source(ifindex);
+    let steer = steer::from_pod(&Maps, ifindex, pod, &packet);
+    act(Hook::FromPod, &skb, &packet, (&flow, pod.flags), steer)
 }

@@ -13,22 +13,33 @@ use mesh_common::verdict::{Hook, Outcome};
 use crate::ctx::{Action, Assigned, DROP, PASS, Skb};
 use crate::{maps, report};
 
-/// Carries out a decision on a packet of `flow` and counts its outcome.
+/// Carries out a decision on a packet of `flow`, whose pod has `pod_flags`, and counts its outcome.
 #[inline(always)]
-fn act(hook: Hook, skb: &Skb<'_>, packet: &Packet, flow: &FlowKey, steer: Steer) -> Action {
-    let (outcome, action) = apply(skb, packet, flow, steer);
+fn act(
+    hook: Hook,
+    skb: &Skb<'_>,
+    packet: &Packet,
+    (flow, pod_flags): (&FlowKey, u32),
+    steer: Steer,
+) -> Action {
+    let (outcome, action) = apply(skb, packet, (flow, pod_flags), steer);
     report::count(hook, outcome);
     action
 }
 
 /// Returns the outcome's number and the return code.
 #[inline(always)]
-fn apply(skb: &Skb<'_>, packet: &Packet, flow: &FlowKey, steer: Steer) -> (u32, Action) {
+fn apply(
+    skb: &Skb<'_>,
+    packet: &Packet,
+    (flow, pod_flags): (&FlowKey, u32),
+    steer: Steer,
+) -> (u32, Action) {
     let pass = (Outcome::Pass as u32, PASS);
     match steer.verb {
         Verb::Pass => pass,
         Verb::Drop => (steer.argument, DROP),
-        Verb::PassNew if maps::record(flow, Flow::PLAIN) => pass,
+        Verb::PassNew if maps::record(pod_flags, flow, Flow::PLAIN) => pass,
         Verb::PassNew => (Outcome::FlowsFull as u32, DROP),
         Verb::PassAgent => {
             maps::forget(flow);
@@ -36,8 +47,13 @@ fn apply(skb: &Skb<'_>, packet: &Packet, flow: &FlowKey, steer: Steer) -> (u32, 
         }
         Verb::Local => local(skb, steer.argument),
         Verb::LocalNew => {
-            if maps::record(flow, Flow::LOCAL) && maps::record(&flow.reversed(), Flow::LOCAL) {
-                local(skb, steer.argument)
+            let neighbour = steer.argument;
+            let theirs = packet.flow_of_destination(neighbour);
+            // Both are enrolled.
+            let recorded = maps::record(pod_flags, flow, Flow::local(neighbour))
+                && maps::record(pod_flags, &theirs, Flow::local(flow.ifindex));
+            if recorded {
+                local(skb, neighbour)
             } else {
                 (Outcome::FlowsFull as u32, DROP)
             }

@@ -15,17 +15,13 @@ use crate::report::count;
 #[classifier]
 fn to_pod(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
-    let Some(pod) = pod(skb.ifindex()) else {
+    let ifindex = skb.ifindex();
+    let Some(pod) = pod(ifindex) else {
         count(Hook::ToPod, Outcome::UnknownPod as u32);
         return DROP;
     };
     let packet = skb.packet();
-    let steer = steer::to_pod(&Maps, pod, &packet, skb.origin());
-    act(
-        Hook::ToPod,
-        &skb,
-        &packet,
-        &packet.flow_of_destination(),
-        steer,
-    )
+    let flow = packet.flow_of_destination(ifindex);
+    let steer = steer::to_pod(&Maps, ifindex, pod, &packet, skb.origin());
+    act(Hook::ToPod, &skb, &packet, (&flow, pod.flags), steer)
 }

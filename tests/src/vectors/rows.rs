@@ -125,6 +125,7 @@ impl Rows {
 
     /// A flow as the first end sees it.
     pub(super) fn flow(&self, pod: (Who, u16), peer: (Who, u16)) -> FlowKey {
-        flow(pod.0.at(self.family, pod.1), peer.0.at(self.family, peer.1))
+        let (family, ifindex) = (self.family, pod.0.ifindex());
+        flow(ifindex, pod.0.at(family, pod.1), peer.0.at(family, peer.1))
     }
 }

@@ -9,6 +9,7 @@ use super::rows::{CLIENT, MALFORMED, Rows, SERVER, Vector, drop, steer, to_agent
 use crate::frames::{Frame, ethernet, flag};
 use crate::world::Who::{
     Enrolled, Left, Neighbour, Plain, PlainStrict, Remote, RemotePlain, Service, Stranger, Strict,
+    Untold,
 };
 use crate::world::{Decision, NO_POD, UPLINK, Who};
 
@@ -63,6 +64,8 @@ impl Rows {
         self.opens("plain to a plain tunnel port passes", Plain, PlainStrict, HBONE_PORT, plain);
         self.opens("one that left to remote enrolled passes", Left, Remote, SERVER, plain);
         self.opens("one that left to a service passes", Left, Service, SERVER, plain);
+        self.opens("enrolled to a pod of which nothing is told", Enrolled, Untold, SERVER, outbound);
+        self.opens("plain to a pod of which nothing is told", Plain, Untold, SERVER, plain);
     }
 
     /// A later packet of a connection, with or without a record.
@@ -96,18 +99,20 @@ impl Rows {
     fn pod_goes_on(&mut self) {
         let outbound = to_agent(Verb::SocketOrListener, Slot::Outbound);
         let inbound = to_agent(Verb::SocketOrListener, Slot::Inbound);
-        let (plain, local) = (Some(Flow::PLAIN), Some(Flow::LOCAL));
+        let plain = Some(Flow::PLAIN);
+        let evicted = to_pod(Verb::SocketOrLocal, Neighbour);
+        let local = |to: Who| Some(Flow::local(to.ifindex()));
         self.goes_on("orphan to remote enrolled stays", Enrolled, (Remote, SERVER), None, outbound);
         self.goes_on("orphan to a stranger stays", Enrolled, (Stranger, SERVER), None, outbound);
         self.goes_on("orphan to a plain pod stays", Enrolled, (Plain, SERVER), None, outbound);
         self.goes_on("plain flow to a stranger passes", Enrolled, (Stranger, SERVER), plain, steer(Verb::Pass));
         self.goes_on("plain flow to a pod enrolled since passes", Enrolled, (Remote, SERVER), plain, steer(Verb::Pass));
-        self.goes_on("local flow is short-cut", Enrolled, (Neighbour, SERVER), local, to_pod(Verb::Local, Neighbour));
-        let evicted = to_pod(Verb::SocketOrLocal, Neighbour);
+        self.goes_on("local flow is short-cut", Enrolled, (Neighbour, SERVER), local(Neighbour), to_pod(Verb::Local, Neighbour));
         self.goes_on("local flow without record is short-cut", Enrolled, (Neighbour, SERVER), None, evicted);
-        self.goes_on("local flow outlives the label", Enrolled, (Left, SERVER), local, to_pod(Verb::Local, Left));
+        self.goes_on("local flow outlives the label", Enrolled, (Left, SERVER), local(Left), to_pod(Verb::Local, Left));
         self.goes_on("orphan to one that left stays", Enrolled, (Left, SERVER), None, outbound);
-        self.goes_on("local flow to a pod that is gone", Enrolled, (Remote, SERVER), local, drop(Outcome::NoFlow));
+        self.goes_on("local flow to a pod that is gone", Enrolled, (Remote, SERVER), local(Neighbour), outbound);
+        self.goes_on("local flow to an earlier pod of the address", Enrolled, (Neighbour, SERVER), local(Left), evicted);
         self.goes_on("open tunnel outlives the label", Left, (Remote, SERVER), None, outbound);
         self.goes_on("plain flow of one that left passes", Left, (Remote, SERVER), plain, steer(Verb::Pass));
         self.goes_on("plain to a stranger passes", Plain, (Stranger, SERVER), None, steer(Verb::Pass));
@@ -267,7 +272,7 @@ impl Rows {
         for (to, path) in [
             (Enrolled, Flow::PLAIN),
             (Strict, Flow::PLAIN),
-            (Enrolled, Flow::LOCAL),
+            (Enrolled, Flow::local(Neighbour.ifindex())),
         ] {
             let key = self.flow((to, SERVER), (Stranger, CLIENT));
             let vector = self.reaches(
@@ -302,9 +307,7 @@ impl Rows {
     fn arrives(&mut self, name: &str, to: (Who, u16), flags: u8, verdict: Steer) {
         let from = (Remote, CLIENT);
         let frame = self.segment(from, to, flags).bytes();
-        let flow = self.flow(to, from);
-        let vector = self.add(name, Hook::FromNet, UPLINK, frame, Decision::Steer(verdict));
-        vector.flow = Some(flow);
+        self.add(name, Hook::FromNet, UPLINK, frame, Decision::Steer(verdict));
     }
 
     fn node_is_reached(&mut self) {
@@ -315,7 +318,7 @@ impl Rows {
                 "a tunnel is captured",
                 (to, HBONE_PORT),
                 syn,
-                to_agent(Verb::Capture, Slot::Inbound),
+                to_agent(Verb::SocketOrListener, Slot::Inbound),
             );
             self.arrives(
                 "a tunnel goes on",
@@ -351,6 +354,19 @@ impl Rows {
         }
         let hook = Hook::FromNet;
         let pass = Decision::Steer(steer(Verb::Pass));
+        let forged = Decision::Steer(drop(Outcome::Spoofed));
+        for flags in [syn, ack] {
+            let frame = self
+                .segment((Neighbour, CLIENT), (Enrolled, SERVER), flags)
+                .bytes();
+            self.add(
+                "a pod of this node from outside",
+                hook,
+                UPLINK,
+                frame,
+                forged,
+            );
+        }
         let frame = self.segment((Remote, CLIENT), (Enrolled, HBONE_PORT), syn);
         self.add("a VLAN tag passes", hook, UPLINK, frame.tagged(7), pass);
         self.add(
