@@ -29,6 +29,9 @@ const REDIALS: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
+/// How long a connection waits for its destination to become known: a pod's first packets may be faster than its object.
+const HOLD: Duration = Duration::from_secs(1);
+
 /// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -62,23 +65,23 @@ impl Outbound {
         .await;
     }
 
-    async fn serve(self, stream: TcpStream, source: SocketAddr) {
+    async fn serve(mut self, stream: TcpStream, source: SocketAddr) {
         // The listener is transparent: the local address is where the pod wanted to go.
         let Ok(destination) = stream.local_addr() else {
             return;
         };
-        let snapshot = self.world.borrow().clone();
+        let wish = route::Outbound {
+            source: source.ip(),
+            destination,
+        };
         let mut log = AccessLog::outbound(source, destination);
+        let (snapshot, route) = decide(&mut self.world, &wish).await;
         log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
         log.source_identity = log
             .source_workload
             .as_ref()
             .and_then(|it| it.identity.clone());
-        let wish = route::Outbound {
-            source: source.ip(),
-            destination,
-        };
-        let carried = match route::decide(&snapshot, &wish, pick) {
+        let carried = match route {
             Route::Refuse { reason } => refuse(stream, reason.to_string()),
             Route::Local { address } | Route::Plain { address } => {
                 log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
@@ -130,6 +133,31 @@ impl Outbound {
         transfer.outcome.map_err(|error| causes(&error))?;
         Ok((transfer.sent, transfer.received))
     }
+}
+
+/// Decides on the latest world; when nobody is known at the destination, once more when somebody is, or at the latest
+/// after [`HOLD`].
+async fn decide(
+    world: &mut watch::Receiver<Snapshot>,
+    wish: &route::Outbound,
+) -> (Snapshot, Route) {
+    let unknown = Route::Refuse {
+        reason: route::Refusal::UnknownDestination,
+    };
+    let snapshot = world.borrow().clone();
+    let route = route::decide(&snapshot, wish, pick);
+    if route != unknown {
+        return (snapshot, route);
+    }
+    let to = wish.destination.ip();
+    let is_known = |snapshot: &Snapshot| {
+        snapshot.workload_by_addr(to).is_some() || snapshot.service_by_addr(to).is_some()
+    };
+    // In time or not: what is known now decides.
+    let _ = timeout(HOLD, world.wait_for(is_known)).await;
+    let snapshot = world.borrow().clone();
+    let route = route::decide(&snapshot, wish, pick);
+    (snapshot, route)
 }
 
 /// Dials tunnels from the pod's own address.
@@ -199,4 +227,50 @@ fn pick(count: usize) -> usize {
     // Every RandomState has keys of its own: one hash of one is as random as this choice needs.
     let random = RandomState::new().hash_one(());
     usize::try_from(random % count as u64).expect("less than a usize")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::{attached, ip, namespace, pod, told, world};
+
+    /// The enrolled pod a is here; it connects to 10.1.0.1.
+    fn small_world() -> (Snapshot, route::Outbound) {
+        let snapshot = world([
+            namespace("shop", &[("istio.io/dataplane-mode", "ambient")]),
+            told(pod("shop", "a", &[])),
+            attached("ca", Some(("shop", "a")), &["10.0.0.1"]),
+        ]);
+        let wish = route::Outbound {
+            source: ip("10.0.0.1"),
+            destination: "10.1.0.1:80".parse().unwrap(),
+        };
+        (snapshot, wish)
+    }
+
+    #[tokio::test]
+    async fn a_destination_may_become_known_while_its_connection_is_held() {
+        let (mut snapshot, wish) = small_world();
+        let (publish, mut published) = watch::channel(snapshot.clone());
+        let later = async {
+            for (name, address) in [("b", "10.1.0.2"), ("c", "10.1.0.1")] {
+                sleep(HOLD / 10).await;
+                snapshot.apply(told(pod("shop", name, &[address])));
+                publish.send_replace(snapshot.clone());
+            }
+        };
+        let ((_, route), ()) = tokio::join!(decide(&mut published, &wish), later);
+        assert!(matches!(route, Route::Tunnel { .. }), "{route:?}");
+    }
+
+    #[tokio::test]
+    async fn a_destination_that_stays_unknown_is_refused() {
+        let (snapshot, wish) = small_world();
+        let (_publish, mut published) = watch::channel(snapshot);
+        let began = crate::clock::now();
+        let (_, route) = decide(&mut published, &wish).await;
+        let reason = route::Refusal::UnknownDestination;
+        assert_eq!(route, Route::Refuse { reason });
+        assert!(began.elapsed() >= HOLD);
+    }
 }

@@ -59,6 +59,9 @@ pub enum Refusal {
     /// The port belongs to the mesh.
     #[error("port {0} is reserved for the mesh")]
     ReservedPort(u16),
+    /// Nobody is known at the destination: whoever is found there later may be enrolled, so it gets no plaintext.
+    #[error("no workload and no service has the destination address")]
+    UnknownDestination,
     /// The service has no such TCP port.
     #[error("service {service} has no TCP port {port}")]
     NoSuchPort {
@@ -106,6 +109,9 @@ fn try_decide(
     };
     if RESERVED_PORTS.contains(&address.port()) {
         return Err(Refusal::ReservedPort(address.port()));
+    }
+    if service.is_none() && workload.is_none() {
+        return Err(Refusal::UnknownDestination);
     }
     Ok(match workload.filter(|it| it.enrolled) {
         None => Route::Plain { address },
@@ -166,14 +172,18 @@ struct Stale;
 
 /// The workload an endpoint leads to; none when it is not a pod's.
 ///
-/// Whether a pod is enrolled must be known before anything is sent to it, so an endpoint that names an unknown pod is
-/// of no use.
+/// Whether a pod is enrolled must be known before anything is sent to it, so an endpoint that names an unknown pod, or
+/// has an address that can only be one's, is of no use.
 fn workload_behind<'a>(
     snapshot: &'a Snapshot,
     backend: &Backend<'_>,
 ) -> Result<Option<&'a Workload>, Stale> {
-    let found = snapshot.workload_by_addr(backend.address.ip());
+    let address = backend.address.ip();
+    let found = snapshot.workload_by_addr(address);
     let Some(named) = backend.pod else {
+        if found.is_none() && is_pod_address(snapshot, address) {
+            return Err(Stale);
+        }
         return Ok(found.map(|it| &**it));
     };
     match found {
@@ -186,6 +196,12 @@ fn workload_behind<'a>(
             .filter(|it| it.pod.as_ref().is_some_and(|pod| !pod.terminated))
             .map_or(Err(Stale), |it| Ok(Some(it))),
     }
+}
+
+/// Whether an address is of a range that a node gives its pods addresses from.
+fn is_pod_address(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let mut ranges = snapshot.nodes().flat_map(|node| &node.pod_cidrs);
+    ranges.any(|range| range.contains(&address))
 }
 
 fn host_of(snapshot: &Snapshot, service: &Service) -> String {

@@ -1,7 +1,8 @@
 //! Routes through one small world.
 //!
-//! Node `here` has the enrolled pods a (10.0.0.1, `fd00::1`) and b (10.0.0.2) and the plain pod p (10.0.0.3); node `far` the
-//! enrolled c (10.1.0.1, `fd01::1`) and d (10.1.0.2), the plain q (10.1.0.3) and h in the host's network (192.0.2.9).
+//! Node `here` (192.0.2.8, pods in 10.0.0.0/24) has the enrolled pods a (10.0.0.1, `fd00::1`) and b (10.0.0.2) and the
+//! plain pod p (10.0.0.3); node `far` (192.0.2.9, pods in 10.1.0.0/24) the enrolled c (10.1.0.1, `fd01::1`) and d
+//! (10.1.0.2), the plain q (10.1.0.3) and h in the host's network.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use super::*;
 use crate::model::tests::{attached, ip, labels, namespace, pod, told, world};
 use crate::model::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Object, Pod, Snapshot,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Node, Object, Pod, Snapshot,
     TargetPort,
 };
 
@@ -28,6 +29,8 @@ fn small_world() -> Snapshot {
         }];
     };
     world([
+        node("here", "192.0.2.8", "10.0.0.0/24"),
+        node("far", "192.0.2.9", "10.1.0.0/24"),
         namespace("shop", &[("istio.io/dataplane-mode", "ambient")]),
         with("a", &[], |_| {}),
         with("b", &[], |_| {}),
@@ -42,6 +45,14 @@ fn small_world() -> Snapshot {
         attached("cp", Some(("shop", "p")), &["10.0.0.3"]),
         attached("alone", None, &["10.0.0.4"]),
     ])
+}
+
+fn node(name: &str, address: &str, range: &str) -> Event {
+    Event::Upsert(Object::Node(Arc::new(Node {
+        name: name.into(),
+        addresses: vec![ip(address)],
+        pod_cidrs: vec![range.parse().unwrap()],
+    })))
 }
 
 fn service(name: &str, addresses: &[&str], target: TargetPort) -> Service {
@@ -158,8 +169,12 @@ fn to_addresses() {
     check("10.0.0.1", "10.0.0.3:7000", "plain 10.0.0.3:7000");
     check("10.0.0.1", "10.0.0.4:7000", "plain 10.0.0.4:7000");
     check("10.0.0.1", "10.1.0.3:7000", "plain 10.1.0.3:7000");
-    check("10.0.0.1", "192.0.2.9:7000", "plain 192.0.2.9:7000");
-    check("10.0.0.1", "198.51.100.1:443", "plain 198.51.100.1:443");
+    // Nobody's, a node's, or of a pod that is not told yet: what was captured never becomes plaintext.
+    let unknown = "refuse: no workload and no service has the destination address";
+    for destination in ["10.1.0.77:7000", "192.0.2.9:7000", "198.51.100.1:443"] {
+        check("10.0.0.1", destination, unknown);
+    }
+    check("fd00::1", "[fd01::77]:7000", unknown);
     for port in [15001, 15006, 15008] {
         let expect = format!("refuse: port {port} is reserved for the mesh");
         check("10.0.0.1", &format!("10.1.0.1:{port}"), &expect);
@@ -320,6 +335,13 @@ fn to_endpoints_that_are_not_quite_there() {
     check(vec![moved, c], as_is, "tunnel 10.1.0.1:8080");
     check(vec![endpoint(Some("unheard-of"), "10.1.0.77")], as_is, none);
     check(vec![endpoint(Some("b"), "10.0.0.77")], as_is, none);
+    // It names no pod, but no other can be there.
+    check(vec![endpoint(None, "10.1.0.77")], as_is, none);
+    check(
+        vec![endpoint(None, "10.1.0.1")],
+        as_is,
+        "tunnel 10.1.0.1:8080",
+    );
     // Enrolled, but its address is not told yet: never plain.
     check(
         vec![endpoint(Some("unlisted"), "10.1.0.77")],
