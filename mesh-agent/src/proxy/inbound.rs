@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::access_log::AccessLog;
+use super::socket::Source;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
@@ -122,7 +123,7 @@ async fn reach(
 ) -> Result<TcpStream, (Refusal, String)> {
     let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
-    let connected = socket::connect(request.remote.ip(), address).await;
+    let connected = socket::connect(Source::Pod(request.remote.ip()), address).await;
     connected.map_err(|error| {
         (
             Refusal::Unreachable,

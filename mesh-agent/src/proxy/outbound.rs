@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access_log::AccessLog;
+use super::socket::Source;
 use super::{baggage, copy, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, ConnectHead, Dial, Dialing, Forwarded, Key, Pool, Progress};
@@ -83,9 +84,16 @@ impl Outbound {
             .and_then(|it| it.identity.clone());
         let carried = match route {
             Route::Refuse { reason } => refuse(stream, reason.to_string()),
-            Route::Local { address } | Route::Plain { address } => {
+            Route::Local { address } => {
                 log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
-                direct(stream, source, address).await
+                direct(stream, Source::Pod(source.ip()), address).await
+            }
+            Route::Plain {
+                address,
+                source: own,
+            } => {
+                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
+                direct(stream, own.map_or(Source::Node, Source::Pod), address).await
             }
             Route::Tunnel {
                 authority,
@@ -167,21 +175,21 @@ impl Dial for TransparentDial {
     fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_> {
         Box::pin(async move {
             for pause in REDIALS {
-                match socket::connect(source, destination).await {
+                match socket::connect(Source::Pod(source), destination).await {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         sleep(pause).await;
                     }
                     other => return other,
                 }
             }
-            socket::connect(source, destination).await
+            socket::connect(Source::Pod(source), destination).await
         })
     }
 }
 
-/// Connects the pod to an endpoint without a tunnel, from its own address.
-async fn direct(stream: TcpStream, source: SocketAddr, address: SocketAddr) -> Carried {
-    match socket::connect(source.ip(), address).await {
+/// Connects the pod to an endpoint without a tunnel.
+async fn direct(stream: TcpStream, source: Source, address: SocketAddr) -> Carried {
+    match socket::connect(source, address).await {
         Ok(upstream) => copy::splice(stream, upstream)
             .await
             .map_err(|error| error.to_string()),

@@ -1,8 +1,8 @@
 //! EDGE: sockets that carry other machines' addresses.
 //!
 //! The agent's listeners accept what the kernel programs assign to them, whatever its destination, and its clients speak
-//! with a pod's or a client's own address (`IP_TRANSPARENT`). Every socket carries the agent's mark, by which `to_pod`
-//! knows its packets as judged.
+//! with a pod's or a client's own address (`IP_TRANSPARENT`), except to endpoints that are no pods. Every socket carries the
+//! agent's mark, by which `to_pod` knows its packets as judged.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -39,22 +39,39 @@ pub fn listener(v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Connects to `destination` with `source` as the sender's address, and any free port of it.
+/// Whose address a connection of the agent carries.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// The node's own, as its routes say.
+    Node,
+    /// A pod's, of this node or another.
+    Pod(IpAddr),
+}
+
+/// Connects to `destination` with the source's address as the sender's, and any free port of it.
 ///
 /// # Errors
 ///
 /// The kernel's answer, or `TimedOut` after ten seconds of silence.
-pub async fn connect(source: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
-    let socket = transparent(source)?;
-    // The port is chosen at connect(), so that one port serves many destinations.
-    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
+pub async fn connect(source: Source, destination: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match source {
+        Source::Node => marked(destination.ip())?,
+        Source::Pod(address) => bound(address)?,
+    };
     let socket = TcpSocket::from_std_stream(socket.into());
     let stream = timeout(CONNECT_TIMEOUT, socket.connect(destination))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
     prepare(&stream)?;
     Ok(stream)
+}
+
+fn bound(address: IpAddr) -> io::Result<Socket> {
+    let socket = transparent(address)?;
+    // The port is chosen at connect(), so that one port serves many destinations.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(address, 0).into())?;
+    Ok(socket)
 }
 
 /// Sets what every connection of the agent has: no delay, and a check every three minutes that the other end lives.
@@ -76,18 +93,25 @@ pub fn reset(stream: TcpStream) {
     drop(stream);
 }
 
+/// A socket that may have any address of a family.
 fn transparent(family: IpAddr) -> io::Result<Socket> {
+    let socket = marked(family)?;
+    if family.is_ipv6() {
+        socket.set_ip_transparent_v6(true)?;
+    } else {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    Ok(socket)
+}
+
+/// A socket of a family with the agent's mark.
+fn marked(family: IpAddr) -> io::Result<Socket> {
     let domain = if family.is_ipv6() {
         Domain::IPV6
     } else {
         Domain::IPV4
     };
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if family.is_ipv6() {
-        socket.set_ip_transparent_v6(true)?;
-    } else {
-        socket.set_ip_transparent_v4(true)?;
-    }
     socket.set_mark(MARK_AGENT)?;
     Ok(socket)
 }

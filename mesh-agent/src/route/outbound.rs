@@ -39,6 +39,9 @@ pub enum Route {
     Plain {
         /// The endpoint.
         address: SocketAddr,
+        /// The address to speak from: the pod's own to another pod, otherwise none, which means the node's. What is no pod
+        /// would answer the pod past the agent: this node by its route to the pod, others because of a masquerade.
+        source: Option<IpAddr>,
     },
     /// Nowhere.
     Refuse {
@@ -114,7 +117,12 @@ fn try_decide(
         return Err(Refusal::UnknownDestination);
     }
     Ok(match workload.filter(|it| it.enrolled) {
-        None => Route::Plain { address },
+        None => Route::Plain {
+            address,
+            source: workload
+                .filter(|it| !is_in_host_network(it))
+                .map(|_| outbound.source),
+        },
         Some(workload) if workload.is_local() => Route::Local { address },
         Some(workload) => Route::Tunnel {
             authority: address,
@@ -196,6 +204,10 @@ fn workload_behind<'a>(
             .filter(|it| it.pod.as_ref().is_some_and(|pod| !pod.terminated))
             .map_or(Err(Stale), |it| Ok(Some(it))),
     }
+}
+
+fn is_in_host_network(workload: &Workload) -> bool {
+    workload.pod.as_ref().is_some_and(|pod| pod.host_network)
 }
 
 /// Whether an address is of a range that a node gives its pods addresses from.

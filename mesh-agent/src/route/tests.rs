@@ -40,6 +40,7 @@ fn small_world() -> Snapshot {
         with("q", &["10.1.0.3"], plain),
         with("h", &["192.0.2.9"], |it| it.host_network = true),
         with("unlisted", &[], |_| {}),
+        with("plain", &[], plain),
         attached("ca", Some(("shop", "a")), &["10.0.0.1", "fd00::1"]),
         attached("cb", Some(("shop", "b")), &["10.0.0.2"]),
         attached("cp", Some(("shop", "p")), &["10.0.0.3"]),
@@ -137,7 +138,17 @@ fn route(snapshot: &Snapshot, source: &str, destination: &str, index: usize) -> 
             format!("tunnel {authority} {identities:?}{host}")
         }
         Route::Local { address } => format!("local {address}"),
-        Route::Plain { address } => format!("plain {address}"),
+        Route::Plain {
+            address,
+            source: Some(own),
+        } => {
+            assert_eq!(own, outbound.source);
+            format!("plain {address}")
+        }
+        Route::Plain {
+            address,
+            source: None,
+        } => format!("plain {address} from the node"),
         Route::Refuse { reason } => format!("refuse: {reason}"),
     }
 }
@@ -236,7 +247,11 @@ fn to_services() {
             "host-4",
             "host",
             Some(6443),
-            vec![endpoint(Some("h"), "192.0.2.9")],
+            vec![
+                endpoint(Some("h"), "192.0.2.9"),
+                endpoint(None, "192.0.2.8"),
+                endpoint(Some("q"), "10.1.0.3"),
+            ],
         ),
         upsert(service("loop", &["10.96.0.5"], TargetPort::Number(15008))),
         slice(
@@ -286,8 +301,10 @@ fn to_services() {
         0,
         "refuse: service shop/empty has no ready endpoint for port 80",
     );
-    check("10.96.0.3:80", 0, "plain 198.51.100.7:443");
-    check("10.96.0.4:80", 0, "plain 192.0.2.9:6443");
+    check("10.96.0.3:80", 0, "plain 198.51.100.7:443 from the node");
+    check("10.96.0.4:80", 0, "plain 192.0.2.9:6443 from the node");
+    check("10.96.0.4:80", 1, "plain 192.0.2.8:6443 from the node");
+    check("10.96.0.4:80", 2, "plain 10.1.0.3:6443");
     check(
         "10.96.0.5:80",
         0,
@@ -328,6 +345,12 @@ fn to_endpoints_that_are_not_quite_there() {
         vec![state(b, false, false, false)],
         |it| it.publish_not_ready = true,
         "local 10.0.0.2:8080",
+    );
+    // Plain, and its address is not told yet.
+    check(
+        vec![endpoint(Some("plain"), "10.1.0.78")],
+        as_is,
+        "plain 10.1.0.78:8080",
     );
     // The address is another pod's by now, or the pod is not known: whatever is there is not what was meant.
     let moved = endpoint(Some("c"), "10.0.0.2");
