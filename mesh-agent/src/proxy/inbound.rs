@@ -123,7 +123,7 @@ async fn reach(
 ) -> Result<TcpStream, (Refusal, String)> {
     let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
-    let connected = socket::connect(Source::Pod(request.remote.ip()), address).await;
+    let connected = socket::connect(Source::Client(request.remote.ip()), address).await;
     connected.map_err(|error| {
         (
             Refusal::Unreachable,

@@ -5,6 +5,7 @@ mod copy;
 mod drain;
 mod inbound;
 mod outbound;
+mod random;
 pub mod socket;
 
 pub use inbound::Inbound;

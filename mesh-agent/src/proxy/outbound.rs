@@ -1,7 +1,5 @@
 //! EDGE: connections that local pods open.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access_log::AccessLog;
 use super::socket::Source;
-use super::{baggage, copy, drain, socket};
+use super::{baggage, copy, drain, random, socket};
 use crate::causes::causes;
 use crate::hbone::{self, ConnectHead, Dial, Dialing, Forwarded, Key, Pool, Progress};
 use crate::model::{Identity, Snapshot, Workload};
@@ -153,7 +151,7 @@ async fn decide(
         reason: route::Refusal::UnknownDestination,
     };
     let snapshot = world.borrow().clone();
-    let route = route::decide(&snapshot, wish, pick);
+    let route = route::decide(&snapshot, wish, random::below);
     if route != unknown {
         return (snapshot, route);
     }
@@ -164,7 +162,7 @@ async fn decide(
     // In time or not: what is known now decides.
     let _ = timeout(HOLD, world.wait_for(is_known)).await;
     let snapshot = world.borrow().clone();
-    let route = route::decide(&snapshot, wish, pick);
+    let route = route::decide(&snapshot, wish, random::below);
     (snapshot, route)
 }
 
@@ -228,13 +226,6 @@ fn head(
         forwarded: Some(Forwarded { client, host }),
         ..ConnectHead::new(authority)
     }
-}
-
-/// A random index below `count`.
-fn pick(count: usize) -> usize {
-    // Every RandomState has keys of its own: one hash of one is as random as this choice needs.
-    let random = RandomState::new().hash_one(());
-    usize::try_from(random % count as u64).expect("less than a usize")
 }
 
 #[cfg(test)]
