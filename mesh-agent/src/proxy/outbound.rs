@@ -1,38 +1,25 @@
 //! EDGE: connections that local pods open.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access_log::AccessLog;
-use super::socket::Source;
-use super::{baggage, copy, drain, random, socket};
+use super::reach::{Failure, Reached, reach};
+use super::{copy, drain, random, socket};
 use crate::causes::causes;
-use crate::hbone::{self, ConnectHead, Dial, Dialing, Forwarded, Key, Pool, Progress};
-use crate::model::{Identity, Snapshot, Workload};
+use crate::hbone::{self, Pool, Progress};
+use crate::model::Snapshot;
 use crate::route::{self, Route};
-
-/// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
-/// enrolment a moment after this one.
-const REDIALS: [Duration; 4] = [
-    Duration::from_millis(25),
-    Duration::from_millis(75),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-];
 
 /// How long a connection waits for its destination to become known: a pod's first packets may be faster than its object.
 const HOLD: Duration = Duration::from_secs(1);
-
-/// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The server of captured outbound connections.
 #[derive(Clone)]
@@ -40,9 +27,6 @@ pub struct Outbound {
     world: watch::Receiver<Snapshot>,
     pool: Arc<Pool>,
 }
-
-/// Bytes sent and received by the pod, or why it was given a reset.
-type Carried = Result<(u64, u64), String>;
 
 impl Outbound {
     /// A server that decides on the latest `world` and opens streams in `pool`.
@@ -69,46 +53,23 @@ impl Outbound {
         let Ok(destination) = stream.local_addr() else {
             return;
         };
-        let wish = route::Outbound {
-            source: source.ip(),
-            destination,
-        };
         let mut log = AccessLog::outbound(source, destination);
-        let (snapshot, route) = decide(&mut self.world, &wish).await;
-        log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
-        log.source_identity = log
-            .source_workload
-            .as_ref()
-            .and_then(|it| it.identity.clone());
-        let carried = match route {
-            Route::Refuse { reason } => refuse(stream, reason.to_string()),
-            Route::Local { address } => {
-                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
-                direct(stream, Source::Pod(source.ip()), address).await
+        // Boxed, as an open connection must not go on paying for what opening it took.
+        let reached = Box::pin(self.reach(source, destination, &mut log)).await;
+        let carried = match reached {
+            Ok(Reached::Tunnel(tunnel)) => {
+                let progress = Progress::default();
+                let never = CancellationToken::new();
+                let transfer = hbone::copy(stream, tunnel, &progress, &never).await;
+                let outcome = transfer.outcome.map_err(|error| causes(&error));
+                outcome.map(|()| (transfer.sent, transfer.received))
             }
-            Route::Plain {
-                address,
-                source: own,
-            } => {
-                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
-                direct(stream, own.map_or(Source::Node, Source::Pod), address).await
-            }
-            Route::Tunnel {
-                authority,
-                tunnel,
-                identities,
-                host,
-            } => {
-                log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
-                log.hbone = Some(authority);
-                log.service.clone_from(&host);
-                match key(&log, source.ip(), tunnel, identities) {
-                    Some(key) => {
-                        let head = head(log.source_workload.as_deref(), source, authority, host);
-                        self.tunnelled(stream, &key, &head, &mut log).await
-                    }
-                    None => refuse(stream, "the source has no identity".to_owned()),
-                }
+            Ok(Reached::Endpoint(endpoint)) => copy::splice(stream, endpoint)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(failure) => {
+                socket::reset(stream);
+                Err(causes(&failure))
             }
         };
         match carried {
@@ -117,27 +78,31 @@ impl Outbound {
         }
     }
 
-    async fn tunnelled(
-        &self,
-        stream: TcpStream,
-        key: &Key,
-        head: &ConnectHead,
+    /// Opens what is decided; when that fails as a pod does that has left the mesh, and the world is another by now, what
+    /// is decided then.
+    async fn reach(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
         log: &mut AccessLog,
-    ) -> Carried {
-        let opened = match timeout(OPEN_TIMEOUT, self.pool.open(key, head)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return refuse(stream, causes(&error)),
-            Err(_) => return refuse(stream, "the peer did not answer in time".to_owned()),
+    ) -> Result<Reached, Failure> {
+        let wish = route::Outbound {
+            source: source.ip(),
+            destination,
         };
-        // One identity was accepted; with several, the certificate alone tells which.
-        if let [identity] = &*key.expected() {
-            log.destination_identity = Some(identity.clone());
+        let (snapshot, route) = decide(&mut self.world, &wish).await;
+        log.decided(&snapshot, &route);
+        let failure = match reach(&self.pool, route.clone(), source, log).await {
+            Err(failure) if failure.may_be_outdated() => failure,
+            done => return done,
+        };
+        let snapshot = self.world.borrow().clone();
+        let newer = route::decide(&snapshot, &wish, random::below);
+        if newer == route {
+            return Err(failure);
         }
-        let progress = Progress::default();
-        let never = CancellationToken::new();
-        let transfer = hbone::copy(stream, opened.stream, &progress, &never).await;
-        transfer.outcome.map_err(|error| causes(&error))?;
-        Ok((transfer.sent, transfer.received))
+        log.decided(&snapshot, &newer);
+        reach(&self.pool, newer, source, log).await
     }
 }
 
@@ -166,70 +131,10 @@ async fn decide(
     (snapshot, route)
 }
 
-/// Dials tunnels from the pod's own address.
-pub struct TransparentDial;
-
-impl Dial for TransparentDial {
-    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_> {
-        Box::pin(async move {
-            for pause in REDIALS {
-                match socket::connect(Source::Pod(source), destination).await {
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        sleep(pause).await;
-                    }
-                    other => return other,
-                }
-            }
-            socket::connect(Source::Pod(source), destination).await
-        })
-    }
-}
-
-/// Connects the pod to an endpoint without a tunnel.
-async fn direct(stream: TcpStream, source: Source, address: SocketAddr) -> Carried {
-    match socket::connect(source, address).await {
-        Ok(upstream) => copy::splice(stream, upstream)
-            .await
-            .map_err(|error| error.to_string()),
-        Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
-    }
-}
-
-fn refuse(stream: TcpStream, reason: String) -> Carried {
-    socket::reset(stream);
-    Err(reason)
-}
-
-fn key(
-    log: &AccessLog,
-    source: IpAddr,
-    tunnel: SocketAddr,
-    identities: Vec<Identity>,
-) -> Option<Key> {
-    Some(Key::new(
-        log.source_identity.clone()?,
-        source,
-        tunnel,
-        identities,
-    ))
-}
-
-/// What the CONNECT tells of the connection; telemetry only.
-fn head(
-    source: Option<&Workload>,
-    client: SocketAddr,
-    authority: SocketAddr,
-    host: Option<String>,
-) -> ConnectHead {
-    ConnectHead {
-        baggage: source.and_then(baggage),
-        forwarded: Some(Forwarded { client, host }),
-        ..ConnectHead::new(authority)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
     use crate::model::tests::{attached, ip, namespace, pod, told, world};
 

@@ -56,9 +56,6 @@ pub enum Refusal {
     /// The pod is gone, or not known yet.
     #[error("no workload of this node has the source address")]
     UnknownSource,
-    /// The pod has left the mesh since its connection was captured; the next one is not captured.
-    #[error("the source is not enrolled")]
-    SourceNotEnrolled,
     /// The port belongs to the mesh.
     #[error("port {0} is reserved for the mesh")]
     ReservedPort(u16),
@@ -95,13 +92,11 @@ fn try_decide(
     outbound: &Outbound,
     pick: impl FnMut(usize) -> usize,
 ) -> Result<Route, Refusal> {
-    let source = snapshot
+    // Not whether it is enrolled: it may have left the mesh since its connection was captured, which is carried all the same.
+    snapshot
         .workload_by_addr(outbound.source)
         .filter(|it| it.is_local())
         .ok_or(Refusal::UnknownSource)?;
-    if !source.enrolled {
-        return Err(Refusal::SourceNotEnrolled);
-    }
     let destination = outbound.destination;
     let service = snapshot.service_by_addr(destination.ip());
     let (address, workload) = if let Some(service) = service {

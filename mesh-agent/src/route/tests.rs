@@ -191,11 +191,13 @@ fn to_addresses() {
         check("10.0.0.1", &format!("10.1.0.1:{port}"), &expect);
         check("10.0.0.1", &format!("198.51.100.1:{port}"), &expect);
     }
+    // No longer enrolled, but it was when its connection was captured.
     check(
         "10.0.0.3",
         "10.1.0.1:7000",
-        "refuse: the source is not enrolled",
+        &format!("tunnel 10.1.0.1:7000 {DEFAULT}"),
     );
+    check("10.0.0.3", "10.0.0.1:7000", "local 10.0.0.1:7000");
     check(
         "10.0.0.99",
         "10.1.0.1:7000",
