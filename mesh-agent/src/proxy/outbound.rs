@@ -56,25 +56,23 @@ impl Outbound {
         let mut log = AccessLog::outbound(source, destination);
         // Boxed, as an open connection must not go on paying for what opening it took.
         let reached = Box::pin(self.reach(source, destination, &mut log)).await;
-        let carried = match reached {
+        match reached {
             Ok(Reached::Tunnel(tunnel)) => {
                 let progress = Progress::default();
                 let never = CancellationToken::new();
                 let transfer = hbone::copy(stream, tunnel, &progress, &never).await;
-                let outcome = transfer.outcome.map_err(|error| causes(&error));
-                outcome.map(|()| (transfer.sent, transfer.received))
+                let error = transfer.outcome.err().map(|error| causes(&error));
+                log.complete(transfer.sent, transfer.received, error.as_deref());
             }
-            Ok(Reached::Endpoint(endpoint)) => copy::splice(stream, endpoint)
-                .await
-                .map_err(|error| error.to_string()),
+            Ok(Reached::Endpoint(endpoint)) => {
+                let spliced = copy::splice(stream, endpoint).await;
+                let error = spliced.outcome.err().map(|error| error.to_string());
+                log.complete(spliced.sent, spliced.received, error.as_deref());
+            }
             Err(failure) => {
                 socket::reset(stream);
-                Err(causes(&failure))
+                log.complete(0, 0, Some(&causes(&failure)));
             }
-        };
-        match carried {
-            Ok((sent, received)) => log.complete(sent, received, None),
-            Err(error) => log.complete(0, 0, Some(&error)),
         }
     }
 
