@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use super::access_log::AccessLog;
 use super::reach::{Failure, Reached, reach};
@@ -53,6 +54,10 @@ impl Outbound {
         let Ok(destination) = stream.local_addr() else {
             return;
         };
+        if route::is_own_address(&self.world.borrow(), destination.ip()) {
+            debug!(src.addr = %source, dst.addr = %destination, "not captured: reset");
+            return socket::reset(stream);
+        }
         let mut log = AccessLog::outbound(source, destination);
         // Boxed, as an open connection must not go on paying for what opening it took.
         let reached = Box::pin(self.reach(source, destination, &mut log)).await;

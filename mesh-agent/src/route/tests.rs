@@ -211,6 +211,20 @@ fn to_addresses() {
 }
 
 #[test]
+fn own_addresses() {
+    let snapshot = small_world();
+    for (address, own) in [
+        ("192.0.2.8", true),
+        ("127.0.0.1", true),
+        ("::1", true),
+        ("192.0.2.9", false),
+        ("10.0.0.1", false),
+    ] {
+        assert_eq!(is_own_address(&snapshot, ip(address)), own, "{address}");
+    }
+}
+
+#[test]
 fn to_services() {
     let number = TargetPort::Number(8080);
     let mut not_ready = endpoint(Some("d"), "10.1.0.2");
