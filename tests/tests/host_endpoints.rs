@@ -68,7 +68,7 @@ fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: Value
                 Ok(true)
             })?;
             assert_eq!(
-                app.clients().last().map(|client| client.ip()),
+                app.clients().last().map(std::net::SocketAddr::ip),
                 Some(client.node().ip(family)),
                 "it sees the node of {}",
                 client.name()
