@@ -37,6 +37,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
+/// How long idle tunnels may take to close.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// Runs the agent of a node until it is told to stop or a part of it fails.
 ///
 /// # Errors
@@ -45,6 +48,8 @@ const QUEUE: usize = 1024;
 pub async fn run(config: Run) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let shutdown = CancellationToken::new();
+    // Connections that were accepted before the order to stop may still need a tunnel.
+    let drained = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut parts = JoinSet::new();
 
@@ -81,11 +86,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         certificates.clone(),
         Arc::new(TransparentDial),
         Limits::default(),
-        shutdown.clone(),
+        drained.clone(),
     ));
 
     // Serving connections outlives the order to stop; everything else ends with it.
-    let out = Outbound::new(snapshots.clone(), pool);
+    let out = Outbound::new(snapshots.clone(), pool.clone());
     for listener in outbound {
         parts.spawn(part(out.clone().run(
             listener,
@@ -123,6 +128,10 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             open = connections.len(),
             "connections cut at the drain deadline"
         );
+    }
+    drained.cancel();
+    if timeout(CLOSING, pool.closed()).await.is_err() {
+        warn!("tunnels cut");
     }
     stopped.cancel();
     parts.shutdown().await;
