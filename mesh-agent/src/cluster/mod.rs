@@ -1,6 +1,7 @@
 //! EDGE: where the world comes from. Every source ends in [`crate::model::Event`]s; nothing behind it knows which one runs.
 
 mod authorization_policy;
+mod authorization_rule;
 pub mod convert;
 pub mod crd;
 mod directory;

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use super::field::{CIDR, Invalid, key, port, protocol};
-use super::shape::{Unread, read, selector, subjects};
+use super::shape::{Unread, note, read, selector, subjects};
 use super::{crd, field};
 use crate::policy::{
     Among, Caveat, Effect, IpBlock, Namespaces, NetworkPolicy, NetworkRule, Peer, PortRange,
@@ -54,44 +54,47 @@ fn directions(
 ) -> (Result<Selector, Unread>, Rules, Rules) {
     let selected = spec.pod_selector.unwrap_or_default();
     let selected = selector("spec.podSelector", selected).map_err(Unread::from);
-    let types = spec.policy_types.unwrap_or_default();
+    let ingress = spec.ingress.unwrap_or_default();
     let egress = spec.egress.unwrap_or_default();
-    let is_type = |name: &str| types.iter().any(|it| it == name);
-    let stranger = types
+    let types = spec.policy_types.unwrap_or_default();
+    let isolates = isolated(&types, !egress.is_empty(), caveats);
+    let mut rules = |direction, end, list: Vec<_>| -> Vec<_> {
+        let list = list.into_iter().enumerate();
+        list.map(|(i, (peers, ports))| {
+            let path = format!("spec.{direction}[{i}]");
+            NetworkRule {
+                peers: among(&format!("{path}.{end}"), peers, peer, caveats),
+                ports: among(&format!("{path}.ports"), ports, port_term, caveats),
+            }
+        })
+        .collect()
+    };
+    let ingress = ingress.into_iter().map(|it| (it.from, it.ports)).collect();
+    let ingress = isolates.0.then(|| rules("ingress", "from", ingress));
+    let egress = egress.into_iter().map(|it| (it.to, it.ports)).collect();
+    let egress = isolates.1.then(|| rules("egress", "to", egress));
+    (selected, ingress, egress)
+}
+
+/// Whether ingress and egress are isolated. By default ingress always is, egress if there are rules for it.
+fn isolated(types: &[String], has_egress: bool, caveats: &mut Vec<Caveat>) -> (bool, bool) {
+    let is = |name: &str| types.iter().any(|it| it == name);
+    let mut strangers = types
         .iter()
-        .find(|it| !matches!(&***it, "Ingress" | "Egress"));
-    if let Some(stranger) = stranger {
+        .filter(|it| !matches!(it.as_str(), "Ingress" | "Egress"));
+    if let Some(stranger) = strangers.next() {
         let problem = Invalid {
             field: "spec.policyTypes".to_owned(),
             value: stranger.clone(),
             expected: "Ingress or Egress",
         };
         caveats.push(Unread::from(problem).caveat(Effect::IsolatesBoth));
+        (true, true)
+    } else if types.is_empty() {
+        (true, has_egress)
+    } else {
+        (is("Ingress"), is("Egress"))
     }
-    // The API's default: always ingress, egress if the policy has rules for it.
-    let isolates_ingress = types.is_empty() || stranger.is_some() || is_type("Ingress");
-    let isolates_egress =
-        stranger.is_some() || is_type("Egress") || (types.is_empty() && !egress.is_empty());
-    let mut rules = |name, list: Vec<(_, _)>| -> Vec<_> {
-        let list = list.into_iter().enumerate();
-        list.map(|(i, (peers, ports))| rule(name, i, peers, ports, caveats))
-            .collect()
-    };
-    let ingress = spec.ingress.unwrap_or_default().into_iter();
-    let ingress = isolates_ingress.then(|| {
-        rules(
-            ("ingress", "from"),
-            ingress.map(|it| (it.from, it.ports)).collect(),
-        )
-    });
-    let egress = egress.into_iter();
-    let egress = isolates_egress.then(|| {
-        rules(
-            ("egress", "to"),
-            egress.map(|it| (it.to, it.ports)).collect(),
-        )
-    });
-    (selected, ingress, egress)
 }
 
 /// What is left of a selector in a spec that is wrong elsewhere.
@@ -102,20 +105,6 @@ fn pod_selector(written: &Value) -> Result<Selector, Unread> {
         it => read(path, it)?,
     };
     Ok(selector(path, it)?)
-}
-
-fn rule(
-    (direction, end): (&str, &str),
-    index: usize,
-    peers: Option<Vec<net::NetworkPolicyPeer>>,
-    ports: Option<Vec<net::NetworkPolicyPort>>,
-    caveats: &mut Vec<Caveat>,
-) -> NetworkRule {
-    let path = format!("spec.{direction}[{index}]");
-    NetworkRule {
-        peers: among(&format!("{path}.{end}"), peers, peer, caveats),
-        ports: among(&format!("{path}.ports"), ports, port_term, caveats),
-    }
 }
 
 /// A list of alternatives; one that is left out or empty does not restrict.
@@ -133,7 +122,7 @@ fn among<W, T>(
     for (i, it) in written.into_iter().enumerate() {
         match convert(&format!("{path}[{i}]"), it) {
             Ok(it) => understood.push(it),
-            Err(problem) => caveats.push(Unread::from(problem).caveat(Effect::AllowsLess)),
+            Err(problem) => note(caveats, Unread::from(problem).caveat(Effect::AllowsLess)),
         }
     }
     Among::OneOf(understood)

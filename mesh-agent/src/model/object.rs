@@ -175,7 +175,7 @@ pub struct PeerAuthentication {
     pub selector: Labels,
     /// What is accepted.
     pub mode: MtlsMode,
-    /// What is accepted per port; kept, not evaluated yet.
+    /// What is accepted at ports that have a mode of their own.
     pub ports: BTreeMap<u16, MtlsMode>,
 }
 

@@ -148,14 +148,14 @@ impl<'a> View<'a> {
     }
 
     fn is(&self, it: &Match) -> bool {
-        // Without an identity there is no principal for any pattern to match, and the namespace is the empty one.
+        // Without an identity principal and namespace are empty, which no pattern matches.
         let namespace = self.identity.map_or("", Identity::namespace);
         it.ports.hold(|port| *port == self.port)
             && it.sources.hold(|net| net.contains(&self.source))
             && it.destinations.hold(|net| net.contains(&self.destination))
             && it
                 .principals
-                .hold(|pattern| self.identity.is_some() && pattern.matches(&self.principal))
+                .hold(|pattern| pattern.matches(&self.principal))
             && it.namespaces.hold(|pattern| pattern.matches(namespace))
             && it.service_accounts.hold(|account| {
                 self.identity.is_some_and(|it| {

@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::policy::{
+    Action, AuthorizationPolicy, NetworkPolicy, Operator, PolicyKind, PolicyRef, Requirement,
+    Selector,
+};
 
 /// Everything that look-ups can tell, without numbers and revision.
 fn view(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
@@ -38,7 +42,18 @@ fn view(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
                 .collect::<Vec<_>>()
         })
         .collect();
-    (workloads, at, services, nodes, endpoints)
+    let policies: Vec<_> = snapshot
+        .workloads()
+        .map(|it| {
+            let network = snapshot.network_policies_for(it).cloned();
+            let authorization = snapshot.authorization_policies_for(it).cloned();
+            (
+                network.collect::<Vec<_>>(),
+                authorization.collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    (workloads, at, services, nodes, endpoints, policies)
 }
 
 fn name(prefix: &'static str) -> impl Strategy<Value = String> {
@@ -129,6 +144,45 @@ fn any_policy() -> impl Strategy<Value = Object> {
     )
 }
 
+fn any_selector() -> impl Strategy<Value = Selector> {
+    let app = |operator| Selector {
+        requirements: vec![Requirement {
+            key: "app".to_owned(),
+            operator,
+        }],
+    };
+    prop_oneof![
+        Just(Selector::everything()),
+        name("app").prop_map(|it| Selector::of_labels(labels(&[("app", &it)]))),
+        name("app").prop_map(move |it| app(Operator::NotIn([it].into()))),
+        (name("app"), name("app")).prop_map(move |(a, b)| app(Operator::In([a, b].into()))),
+    ]
+}
+
+fn any_rules() -> impl Strategy<Value = Object> {
+    let parts = (space(), name("rules"), any_selector(), any::<bool>());
+    parts.prop_map(|(namespace, name, selector, is_network)| {
+        let key = Key::new(namespace, name);
+        if is_network {
+            Object::NetworkPolicy(Arc::new(NetworkPolicy {
+                key,
+                selector,
+                ingress: Some(Vec::new()),
+                egress: None,
+                caveats: Vec::new(),
+            }))
+        } else {
+            Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
+                key,
+                selector,
+                action: Action::Allow,
+                rules: Vec::new(),
+                caveats: Vec::new(),
+            }))
+        }
+    })
+}
+
 fn any_service() -> impl Strategy<Value = Object> {
     (space(), name("svc"), addresses()).prop_map(|(namespace, name, addresses)| {
         Object::Service(Arc::new(Service {
@@ -189,6 +243,7 @@ fn any_object() -> impl Strategy<Value = Object> {
         1 => namespace,
         1 => node,
         2 => any_policy(),
+        3 => any_rules(),
         1 => any_service(),
         2 => any_slice(),
         6 => any_pod(),
@@ -254,6 +309,12 @@ fn retold(snapshot: &Snapshot) -> Vec<Event> {
         .for_each(&mut tell);
     let policies = snapshot.peer_authentications.values().cloned();
     policies.map(Object::PeerAuthentication).for_each(&mut tell);
+    let policies = snapshot.network_policies().cloned();
+    policies.map(Object::NetworkPolicy).for_each(&mut tell);
+    let policies = snapshot.authorization_policies().cloned();
+    policies
+        .map(Object::AuthorizationPolicy)
+        .for_each(&mut tell);
     events.extend(
         snapshot
             .attachments
@@ -294,10 +355,24 @@ proptest! {
         let mut workloads: BTreeMap<WorkloadKey, Arc<Workload>> = BTreeMap::new();
         let mut at: BTreeMap<IpAddr, Arc<Workload>> = BTreeMap::new();
         let mut services: BTreeMap<IpAddr, Arc<Service>> = BTreeMap::new();
+        let mut policies: BTreeMap<PolicyRef, Object> = BTreeMap::new();
         for event in events {
             let before = snapshot.revision();
             let change = snapshot.apply(event);
             prop_assert_eq!(snapshot.revision() > before, !change.is_empty());
+            for of in change.policies {
+                let object = match of.kind {
+                    PolicyKind::NetworkPolicy => {
+                        snapshot.network_policy(&of.key).cloned().map(Object::NetworkPolicy)
+                    }
+                    PolicyKind::AuthorizationPolicy => {
+                        let policy = snapshot.authorization_policy(&of.key).cloned();
+                        policy.map(Object::AuthorizationPolicy)
+                    }
+                    PolicyKind::PeerAuthentication => panic!("shows in workloads"),
+                };
+                mirror(&mut policies, &of, object.as_ref());
+            }
             for key in change.workloads {
                 mirror(&mut workloads, &key, snapshot.workload(&key));
             }
@@ -307,6 +382,10 @@ proptest! {
             for address in change.service_addresses {
                 mirror(&mut services, &address, snapshot.service_by_addr(address));
             }
+            let network = snapshot.network_policies().cloned().map(Object::NetworkPolicy);
+            let authorization = snapshot.authorization_policies().cloned();
+            let authorization = authorization.map(Object::AuthorizationPolicy);
+            prop_assert!(policies.values().cloned().eq(network.chain(authorization)));
             prop_assert!(workloads.values().eq(snapshot.workloads()));
             prop_assert_eq!(&at, &snapshot.workload_addresses().map(|(k, v)| (k, v.clone())).collect());
             prop_assert_eq!(&services, &snapshot.service_addresses().map(|(k, v)| (k, v.clone())).collect());
