@@ -22,15 +22,18 @@ const SECRET: &[u8] = b"the show goes on";
 
 #[test]
 fn stopped_and_started() -> Result<()> {
-    again_and_again("restart_stop", |agent| agent.stop())
+    again_and_again("restart_stop", |agent| Agent::stop(agent))
 }
 
 #[test]
 fn killed_and_started() -> Result<()> {
-    again_and_again("restart_kill", |agent| agent.kill())
+    again_and_again("restart_kill", |agent| Agent::kill(agent))
 }
 
-fn again_and_again(name: &str, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> {
+/// Ends an agent.
+type End = fn(Agent<'_>) -> Result<()>;
+
+fn again_and_again(name: &str, end: End) -> Result<()> {
     scenario(name, |lab| {
         lab.namespace("shop").ambient().create()?;
         let empty = lab
