@@ -1,22 +1,28 @@
 //! EDGE: accepting until told to stop.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::budget::{Budget, Place};
+use super::socket;
+
 /// How long to wait when the kernel has no descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Hands every accepted connection to `serve` until shutdown.
+/// Hands every accepted connection to `serve` until shutdown, with its place in the budget; resets those that get none.
 ///
 /// A failing accept is told and tried again: a node out of descriptors must not stop serving for good.
 pub(super) async fn accept(
     listener: &TcpListener,
     shutdown: &CancellationToken,
-    mut serve: impl FnMut(TcpStream, SocketAddr),
+    budget: &Arc<Budget>,
+    mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     loop {
         let accepted = tokio::select! {
@@ -24,7 +30,15 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => serve(stream, peer),
+            Ok((stream, peer)) => match budget.claim(peer.ip()) {
+                Ok(place) => serve(stream, peer, place),
+                Err(exhausted) => {
+                    socket::reset(stream);
+                    if budget.may_warn(crate::clock::now()) {
+                        warn!(src.addr = %peer, %exhausted, "connections are refused");
+                    }
+                }
+            },
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -34,4 +48,11 @@ pub(super) async fn accept(
             }
         }
     }
+}
+
+/// The budget of one direction, by the limit on open files as it is now.
+pub(super) fn budget() -> Arc<Budget> {
+    // What every system grants, if this one does not tell.
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    Budget::for_descriptors(limit)
 }
