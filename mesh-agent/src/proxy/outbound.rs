@@ -112,9 +112,14 @@ impl Outbound {
         let (snapshot, route) = decide(&mut self.world, &wish).await;
         log.decided(&snapshot, &route);
         let failure = match reach(&self.pool, route.clone(), source, log).await {
-            Err(failure) if failure.may_be_outdated() => failure,
-            done => return done,
+            Err(failure) => failure,
+            reached => return reached,
         };
+        let Some(within) = failure.news_within() else {
+            return Err(failure);
+        };
+        let is_news = |newer: &Snapshot| newer.revision() != snapshot.revision();
+        let _ = timeout(within, self.world.wait_for(is_news)).await;
         let snapshot = self.world.borrow().clone();
         let newer = route::decide(&snapshot, &wish, random::below);
         if newer == route {
