@@ -1,7 +1,7 @@
 //! Services whose endpoints are no pods: a process in a node's own network, and a machine outside. An enrolled pod reaches
 //! them on its own node and on another; they see the address of the pod's node.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::Result;
 use mesh_tests::app::{App, Server, echoes};
@@ -68,7 +68,11 @@ fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: &Valu
                 Ok(true)
             })?;
             assert_eq!(
+<<<<<<< HEAD
                 app.clients().last().map(std::net::SocketAddr::ip),
+=======
+                app.clients().last().map(SocketAddr::ip),
+>>>>>>> prox
                 Some(client.node().ip(family)),
                 "it sees the node of {}",
                 client.name()

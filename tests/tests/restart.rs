@@ -13,7 +13,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::holdings::{Holdings, devices};
 use mesh_tests::lab::{Lab, scenario, stop};
-use mesh_tests::node::{Agent, Node, UPLINK};
+use mesh_tests::node::{Node, UPLINK};
 use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::world::Family;
 
@@ -22,16 +22,20 @@ const SECRET: &[u8] = b"the show goes on";
 
 #[test]
 fn stopped_and_started() -> Result<()> {
-    again_and_again("restart_stop", |agent| Agent::stop(agent))
+    again_and_again("restart_stop", End::Stop)
 }
 
 #[test]
 fn killed_and_started() -> Result<()> {
-    again_and_again("restart_kill", |agent| Agent::kill(agent))
+    again_and_again("restart_kill", End::Kill)
 }
 
-/// Ends an agent.
-type End = fn(Agent<'_>) -> Result<()>;
+/// How an agent ends.
+#[derive(Clone, Copy)]
+enum End {
+    Stop,
+    Kill,
+}
 
 fn again_and_again(name: &str, end: End) -> Result<()> {
     scenario(name, |lab| {
@@ -58,7 +62,7 @@ fn again_and_again(name: &str, end: End) -> Result<()> {
         load.during(|| {
             for round in 0..ROUNDS {
                 for node in lab.nodes() {
-                    restart(lab, node, &end).with_context(|| format!("round {round}"))?;
+                    restart(lab, node, end).with_context(|| format!("round {round}"))?;
                     for family in Family::BOTH {
                         let stream = client.connect(far.at(family, 8080))?;
                         echoes(&stream, SECRET).context("a tunnel after the restart")?;
@@ -94,10 +98,13 @@ fn again_and_again(name: &str, end: End) -> Result<()> {
 }
 
 /// Ends and starts an agent; everything is as before, but for the programs, which are the new agent's.
-fn restart(lab: &Lab, node: &Node, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> {
+fn restart(lab: &Lab, node: &Node, end: End) -> Result<()> {
     let holdings = Holdings::of(node)?;
     let programs = one_each(node)?;
-    end(node.agent())?;
+    match end {
+        End::Stop => node.agent().stop()?,
+        End::Kill => node.agent().kill()?,
+    }
     ensure!(one_each(node)? == programs, "programs outlive the agent");
     node.agent().start()?;
     lab.settle()?;
