@@ -68,11 +68,7 @@ fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: &Valu
                 Ok(true)
             })?;
             assert_eq!(
-<<<<<<< HEAD
-                app.clients().last().map(std::net::SocketAddr::ip),
-=======
                 app.clients().last().map(SocketAddr::ip),
->>>>>>> prox
                 Some(client.node().ip(family)),
                 "it sees the node of {}",
                 client.name()

@@ -9,10 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-<<<<<<< HEAD
-=======
 use super::budget::{Budget, Place};
->>>>>>> prox
 use super::socket;
 
 /// How long to wait when the kernel has no descriptor or memory for another connection.
@@ -37,10 +34,7 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-<<<<<<< HEAD
             Ok((stream, _)) if stream.local_addr().ok() == own => socket::reset(stream),
-            Ok((stream, peer)) => serve(stream, peer),
-=======
             Ok((stream, peer)) => match budget.claim(peer.ip()) {
                 Ok(place) => serve(stream, peer, place),
                 Err(exhausted) => {
@@ -50,7 +44,6 @@ pub(super) async fn accept(
                     }
                 }
             },
->>>>>>> prox
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
