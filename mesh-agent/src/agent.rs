@@ -29,7 +29,7 @@ use crate::hbone::{Limits, Pool};
 use crate::model::{Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
-use crate::proxy::{Inbound, Outbound, TransparentDial, socket};
+use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
@@ -90,7 +90,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     ));
 
     // Serving connections outlives the order to stop; everything else ends with it.
-    let out = Outbound::new(snapshots.clone(), pool.clone());
+    let allowed = Arc::new(Allowed::new(snapshots.clone()));
+    let out = Outbound::new(snapshots.clone(), pool.clone(), allowed.clone());
     for listener in outbound {
         parts.spawn(part(out.clone().run(
             listener,
@@ -98,7 +99,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             shutdown.clone(),
         )));
     }
-    let into = Inbound::new(snapshots.clone(), certificates.clone());
+    let into = Inbound::new(snapshots.clone(), certificates.clone(), allowed.clone());
     for listener in inbound {
         parts.spawn(part(into.clone().run(
             listener,
@@ -107,6 +108,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         )));
     }
     let stopped = CancellationToken::new();
+    parts.spawn(part(allowed.run(stopped.clone())));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     let tokens = (shutdown.clone(), stopped.clone());

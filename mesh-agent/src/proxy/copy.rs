@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::socket;
 
@@ -22,10 +23,13 @@ pub(super) struct Spliced {
     pub(super) outcome: io::Result<()>,
 }
 
-/// Copies both ways until both ends are done; half-close travels as half-close, a failure as a reset of both.
-pub(super) async fn splice(a: TcpStream, b: TcpStream) -> Spliced {
+/// Copies both ways until both ends are done or `revoked` is cancelled; half-close travels as half-close, a failure as a
+/// reset of both.
+pub(super) async fn splice(a: TcpStream, b: TcpStream, revoked: &CancellationToken) -> Spliced {
     let (mut a, mut b) = (Counted::new(a), Counted::new(b));
-    let copied = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER).await;
+    let copying = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER);
+    let copied = revoked.run_until_cancelled(copying).await;
+    let copied = copied.unwrap_or_else(|| Err(io::Error::other("no longer allowed")));
     let (sent, received) = (b.written, a.written);
     if copied.is_err() {
         socket::reset(a.stream);
@@ -108,7 +112,10 @@ mod tests {
             socket::reset(server);
             client
         };
-        let (spliced, mut client) = tokio::join!(splice(a, b), talk);
+        let (spliced, mut client) = {
+            let never = CancellationToken::new();
+            tokio::join!(splice(a, b, &never), talk)
+        };
         assert_eq!((spliced.sent, spliced.received), (8, 6));
         assert!(spliced.outcome.is_err());
         let end = client.read(&mut [0]).await.unwrap_err();

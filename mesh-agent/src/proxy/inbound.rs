@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::access_log::AccessLog;
+use super::allowed::{Admission, Allowed, Ends};
 use super::budget::{Budget, Place};
 use super::socket::Source;
 use super::{baggage, drain, socket};
@@ -16,6 +17,7 @@ use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
 use crate::model::{Authority, Snapshot};
 use crate::pki::Certificates;
+use crate::policy::Direction;
 use crate::route::{self, Rejection};
 
 /// The server of inbound tunnels.
@@ -23,6 +25,7 @@ use crate::route::{self, Rejection};
 pub struct Inbound {
     world: watch::Receiver<Snapshot>,
     certificates: Arc<Certificates>,
+    allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
 
@@ -30,10 +33,15 @@ impl Inbound {
     /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
     ///
     /// How much it carries follows from the limit on open files as it is now.
-    pub fn new(world: watch::Receiver<Snapshot>, certificates: Arc<Certificates>) -> Self {
+    pub fn new(
+        world: watch::Receiver<Snapshot>,
+        certificates: Arc<Certificates>,
+        allowed: Arc<Allowed>,
+    ) -> Self {
         Self {
             world,
             certificates,
+            allowed,
             budget: drain::budget(),
         }
     }
@@ -79,6 +87,7 @@ impl Inbound {
         socket::prepare(&stream).map_err(|error| error.to_string())?;
         let handler = Arc::new(Streams {
             world: self.world,
+            allowed: self.allowed,
             budget: self.budget,
         });
         hbone::serve(stream, &certificate, handler, &Limits::default(), shutdown)
@@ -90,12 +99,14 @@ impl Inbound {
 /// Decides on the streams of a tunnel.
 struct Streams {
     world: watch::Receiver<Snapshot>,
+    allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
 
 /// A stream that is open.
 struct Carried {
     log: AccessLog,
+    _admission: Admission,
     _place: Place,
 }
 
@@ -116,16 +127,22 @@ impl Accept for Streams {
             log.service = Some(name.clone());
         }
         let reached = match self.budget.claim(request.remote.ip()) {
-            Ok(place) => reach(&snapshot, request).await.map(|tcp| (tcp, place)),
+            Ok(place) => reach(&snapshot, &self.allowed, request)
+                .await
+                .map(|(tcp, admission)| (tcp, admission, place)),
             Err(exhausted) => Err((Refusal::Unreachable, exhausted.to_string())),
         };
         match reached {
-            Ok((tcp, place)) => Ok(Upstream {
+            Ok((tcp, admission, place)) => Ok(Upstream {
                 tcp,
                 baggage: log.destination_workload.as_deref().and_then(baggage),
                 progress: Arc::new(Progress::default()),
-                revoked: CancellationToken::new(),
-                connection: Carried { log, _place: place },
+                revoked: admission.revoked.clone(),
+                connection: Carried {
+                    log,
+                    _admission: admission,
+                    _place: place,
+                },
             }),
             Err((refusal, reason)) => {
                 log.complete(0, 0, Some(&reason));
@@ -145,12 +162,22 @@ impl Accept for Streams {
 /// Connects to the application from the client's own address; otherwise says what the peer and what our log is told.
 async fn reach(
     snapshot: &Snapshot,
+    allowed: &Arc<Allowed>,
     request: &ConnectRequest,
-) -> Result<TcpStream, (Refusal, String)> {
+) -> Result<(TcpStream, Admission), (Refusal, String)> {
     let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
+    let ends = Ends {
+        source: request.remote.ip(),
+        identity: Some(request.peer.clone()),
+        destination: address,
+        directions: &[Direction::Ingress],
+    };
+    let admission = allowed
+        .admit(&ends)
+        .map_err(|denied| (Refusal::Denied, denied.to_string()))?;
     let connected = socket::connect(Source::Client(request.remote.ip()), address).await;
-    connected.map_err(|error| {
+    connected.map(|tcp| (tcp, admission)).map_err(|error| {
         (
             Refusal::Unreachable,
             format!("connecting to {address}: {error}"),

@@ -1,6 +1,7 @@
 //! EDGE: carries captured connections: accept, decide, act, record.
 
 mod access_log;
+mod allowed;
 mod budget;
 mod copy;
 mod drain;
@@ -10,6 +11,7 @@ mod random;
 mod reach;
 pub mod socket;
 
+pub use allowed::Allowed;
 pub use inbound::Inbound;
 pub use outbound::Outbound;
 pub use reach::TransparentDial;

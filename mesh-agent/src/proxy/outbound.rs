@@ -12,8 +12,9 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::access_log::AccessLog;
+use super::allowed::Allowed;
 use super::budget::Budget;
-use super::reach::{Failure, Reached, reach};
+use super::reach::{Failure, Far, Reached, reach};
 use super::{copy, drain, random, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Pool, Progress};
@@ -28,6 +29,7 @@ const HOLD: Duration = Duration::from_secs(1);
 pub struct Outbound {
     world: watch::Receiver<Snapshot>,
     pool: Arc<Pool>,
+    allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
 
@@ -35,10 +37,11 @@ impl Outbound {
     /// A server that decides on the latest `world` and opens streams in `pool`.
     ///
     /// How much it carries follows from the limit on open files as it is now.
-    pub fn new(world: watch::Receiver<Snapshot>, pool: Arc<Pool>) -> Self {
+    pub fn new(world: watch::Receiver<Snapshot>, pool: Arc<Pool>, allowed: Arc<Allowed>) -> Self {
         Self {
             world,
             pool,
+            allowed,
             budget: drain::budget(),
         }
     }
@@ -78,15 +81,20 @@ impl Outbound {
         // Boxed, as an open connection must not go on paying for what opening it took.
         let reached = Box::pin(self.reach(source, destination, &mut log)).await;
         match reached {
-            Ok(Reached::Tunnel(tunnel)) => {
+            Ok(Reached {
+                far: Far::Tunnel(tunnel),
+                admission,
+            }) => {
                 let progress = Progress::default();
-                let never = CancellationToken::new();
-                let transfer = hbone::copy(stream, tunnel, &progress, &never).await;
+                let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
                 let error = transfer.outcome.err().map(|error| causes(&error));
                 log.complete(transfer.sent, transfer.received, error.as_deref());
             }
-            Ok(Reached::Endpoint(endpoint)) => {
-                let spliced = copy::splice(stream, endpoint).await;
+            Ok(Reached {
+                far: Far::Endpoint(endpoint),
+                admission,
+            }) => {
+                let spliced = copy::splice(stream, endpoint, &admission.revoked).await;
                 let error = spliced.outcome.err().map(|error| error.to_string());
                 log.complete(spliced.sent, spliced.received, error.as_deref());
             }
@@ -111,7 +119,7 @@ impl Outbound {
         };
         let (snapshot, route) = decide(&mut self.world, &wish).await;
         log.decided(&snapshot, &route);
-        let failure = match reach(&self.pool, route.clone(), source, log).await {
+        let failure = match reach(&self.pool, &self.allowed, route.clone(), source, log).await {
             Err(failure) => failure,
             reached => return reached,
         };
@@ -126,7 +134,7 @@ impl Outbound {
             return Err(failure);
         }
         log.decided(&snapshot, &newer);
-        reach(&self.pool, newer, source, log).await
+        reach(&self.pool, &self.allowed, newer, source, log).await
     }
 }
 

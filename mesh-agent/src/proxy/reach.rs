@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,9 +10,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::access_log::AccessLog;
+use super::allowed::{Admission, Allowed, Denied, Ends};
 use super::baggage;
 use super::socket::{self, Source};
 use crate::hbone::{ConnectHead, Dial, Dialing, Forwarded, Key, OpenError, Pool, Stream};
+use crate::policy::Direction;
 use crate::route::{Refusal, Route};
 
 /// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
@@ -29,8 +32,16 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How much later than another node's agent this one may learn that a pod has left the mesh.
 const NEWS: Duration = Duration::from_millis(500);
 
+/// The far side of a connection, and its admission by policy.
+pub(super) struct Reached {
+    /// The far side.
+    pub(super) far: Far,
+    /// Held while the connection is open.
+    pub(super) admission: Admission,
+}
+
 /// The far side of a connection.
-pub(super) enum Reached {
+pub(super) enum Far {
     /// A stream to an enrolled pod.
     Tunnel(Stream),
     /// An endpoint itself.
@@ -43,6 +54,9 @@ pub(super) enum Failure {
     /// It was decided so.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Policy does not allow it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// There is nothing to open a tunnel as.
     #[error("the source has no identity")]
     NoIdentity,
@@ -81,13 +95,49 @@ impl Failure {
     }
 }
 
-/// Opens what a route leads to for the client at `client`, and notes what is learnt.
+/// Opens what a route leads to for the client at `client` if policy allows it, and notes what is learnt.
 pub(super) async fn reach(
     pool: &Pool,
+    allowed: &Arc<Allowed>,
     route: Route,
     client: SocketAddr,
     log: &mut AccessLog,
 ) -> Result<Reached, Failure> {
+    let ends = ends(&route, client, log)?;
+    let admission = allowed.admit(&ends)?;
+    let far = open(pool, route, client, log).await?;
+    Ok(Reached { far, admission })
+}
+
+/// What policy has to know. An endpoint of this node is judged at both ends: nobody else judges what the agent sends it.
+fn ends(route: &Route, client: SocketAddr, log: &AccessLog) -> Result<Ends, Failure> {
+    const FAR: &[Direction] = &[Direction::Egress];
+    const HERE: &[Direction] = &[Direction::Egress, Direction::Ingress];
+    let is_here = log
+        .destination_workload
+        .as_ref()
+        .is_some_and(|it| it.is_local());
+    let (destination, identity, directions) = match route {
+        Route::Refuse { reason } => return Err(reason.clone().into()),
+        Route::Tunnel { authority, .. } => (*authority, None, FAR),
+        Route::Local { address } => (*address, log.source_identity.clone(), HERE),
+        Route::Plain { address, .. } if is_here => (*address, None, HERE),
+        Route::Plain { address, .. } => (*address, None, FAR),
+    };
+    Ok(Ends {
+        source: client.ip(),
+        identity,
+        destination,
+        directions,
+    })
+}
+
+async fn open(
+    pool: &Pool,
+    route: Route,
+    client: SocketAddr,
+    log: &mut AccessLog,
+) -> Result<Far, Failure> {
     match route {
         Route::Refuse { reason } => Err(reason.into()),
         Route::Local { address } => direct(Source::Pod(client.ip()), address).await,
@@ -114,15 +164,15 @@ pub(super) async fn reach(
             if let [identity] = &*key.expected() {
                 log.destination_identity = Some(identity.clone());
             }
-            Ok(Reached::Tunnel(opened.stream))
+            Ok(Far::Tunnel(opened.stream))
         }
     }
 }
 
-async fn direct(source: Source, address: SocketAddr) -> Result<Reached, Failure> {
+async fn direct(source: Source, address: SocketAddr) -> Result<Far, Failure> {
     let connected = socket::connect(source, address).await;
     connected
-        .map(Reached::Endpoint)
+        .map(Far::Endpoint)
         .map_err(|source| Failure::Connect { address, source })
 }
 
