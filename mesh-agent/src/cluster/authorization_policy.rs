@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::crd::{self, Condition, Operation, Rule, Source};
 use super::field::{Invalid, PORT, key, not_mapped};
-use super::shape::{Unread, read, subjects};
+use super::shape::{Unread, note, read, subjects};
 use crate::model::Key;
 use crate::policy::{
     Action, AuthorizationPolicy, AuthorizationRule, Caveat, Effect, Match, Pattern, Selector,
@@ -152,16 +152,22 @@ fn rule(
     let mut beyond = Vec::new();
     let clauses = read(&path, written).and_then(|it| clauses(of, &path, it, &mut beyond));
     let is_beyond = !beyond.is_empty();
-    caveats.extend(beyond.into_iter().map(|field| Caveat {
-        field,
-        problem: "only a waypoint knows this".to_owned(),
-        effect,
-    }));
+    for field in beyond {
+        let problem = "only a waypoint knows this".to_owned();
+        note(
+            caveats,
+            Caveat {
+                field,
+                problem,
+                effect,
+            },
+        );
+    }
     match clauses {
         Ok(_) if is_beyond && action == Action::Allow => AuthorizationRule::Undecided,
         Ok(clauses) => AuthorizationRule::AllOf(clauses),
         Err(problem) => {
-            caveats.push(problem.caveat(effect));
+            note(caveats, problem.caveat(effect));
             AuthorizationRule::Undecided
         }
     }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use super::field::{CIDR, Invalid, key, port, protocol};
-use super::shape::{Unread, read, selector, subjects};
+use super::shape::{Unread, note, read, selector, subjects};
 use super::{crd, field};
 use crate::policy::{
     Among, Caveat, Effect, IpBlock, Namespaces, NetworkPolicy, NetworkRule, Peer, PortRange,
@@ -133,7 +133,7 @@ fn among<W, T>(
     for (i, it) in written.into_iter().enumerate() {
         match convert(&format!("{path}[{i}]"), it) {
             Ok(it) => understood.push(it),
-            Err(problem) => caveats.push(Unread::from(problem).caveat(Effect::AllowsLess)),
+            Err(problem) => note(caveats, Unread::from(problem).caveat(Effect::AllowsLess)),
         }
     }
     Among::OneOf(understood)

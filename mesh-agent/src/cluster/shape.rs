@@ -95,6 +95,16 @@ fn overlooked(path: &str, written: &Value, understood: &Value) -> Option<Unread>
     }
 }
 
+/// Notes a caveat about one of many parts; of too many the first tell enough.
+pub(super) fn note(caveats: &mut Vec<Caveat>, caveat: Caveat) {
+    if caveats.len() < MOST_CAVEATS {
+        caveats.push(caveat);
+    }
+}
+
+/// Caveats that are kept of one policy.
+const MOST_CAVEATS: usize = 50;
+
 /// Reads what a policy says of the pods it is about; when that cannot be read, it is about all it could be about.
 pub(super) fn subjects(selector: Result<Selector, Unread>, caveats: &mut Vec<Caveat>) -> Selector {
     selector.unwrap_or_else(|problem| {
