@@ -145,7 +145,9 @@ pub const CLASS_NODE: u32 = u32::MAX;
 /// An entry speaks for all ports below its prefix, or, at [`PolicyKey::ANY_PROTOCOL`] bits, for all protocols. Without an
 /// entry a flow is refused.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable,
+)]
 pub struct PolicyKey {
     /// [`Pod::policy`].
     pub set: u32,

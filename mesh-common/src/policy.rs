@@ -22,7 +22,7 @@ pub enum Peer<'a> {
     Node,
 }
 
-/// Whether `pod` allows a flow to the port `port` of whichever end is opened to.
+/// Whether `pod` allows a flow to the port `port` of whichever end is opened to; one with itself always.
 ///
 /// `proved`: the peer's identity is proved, because it is an enrolled pod of this node reached by the short cut.
 #[inline(always)]
@@ -42,6 +42,8 @@ pub fn allows<P: Policies>(
         return true;
     }
     let class = match peer {
+        // A pod reaches itself, and pods of equal policy can share a set whoever they are.
+        Peer::Addr(addr) if **addr == pod.addr4 || **addr == pod.addr6 => return true,
         Peer::Addr(addr) => policies.class(pod.generation, addr),
         Peer::Node => CLASS_NODE,
     };
