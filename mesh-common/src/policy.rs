@@ -42,8 +42,8 @@ pub fn allows<P: Policies>(
         return true;
     }
     let class = match peer {
-        // A pod reaches itself, and pods of equal policy can share a set whoever they are.
-        Peer::Addr(addr) if **addr == pod.addr4 || **addr == pod.addr6 => return true,
+        // A pod reaches itself: without an entry, so that pods of equal policy can share a set.
+        Peer::Addr(addr) if is_own(pod, addr) => return true,
         Peer::Addr(addr) => policies.class(pod.generation, addr),
         Peer::Node => CLASS_NODE,
     };
@@ -58,6 +58,12 @@ pub fn allows<P: Policies>(
         end: 0,
     };
     policies.entry(&key).is_some_and(|entry| entry.allow == 1)
+}
+
+/// An absent address of the pod is nobody's own.
+#[inline(always)]
+fn is_own(pod: &Pod, addr: &Addr) -> bool {
+    (*addr == pod.addr4 || *addr == pod.addr6) && *addr != Addr::NONE
 }
 
 /// Whether `pod` still allows a recorded flow, whose entry it is.
