@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::{
     Action, AuthorizationPolicy, AuthorizationRule, Connection, IpProtocol, Layer, Match,
-    PolicyKind, PolicyRef, Reason, Terms, Verdict,
+    PolicyKind, PolicyRef, Reason, Verdict,
 };
 use crate::model::{Identity, Snapshot, Workload};
 
@@ -162,8 +162,7 @@ impl Match {
     }
 
     fn is_of_principal(&self, identity: Option<&Identity>) -> bool {
-        let Terms { any_of, none_of } = &self.principals;
-        if any_of.is_empty() && none_of.is_empty() {
+        if self.principals.is_any() {
             return true;
         }
         let principal = identity.map(|it| {

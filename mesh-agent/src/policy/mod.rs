@@ -9,6 +9,7 @@
 
 mod authorization;
 mod caveat;
+pub mod compile;
 mod connection;
 mod evaluate;
 mod network;
