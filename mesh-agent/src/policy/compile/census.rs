@@ -132,7 +132,7 @@ impl<'a> Census<'a> {
         if let Some(row) = self.known[view].get(&marks) {
             return *row;
         }
-        let may_prove = marks.contains(&Mark::Local);
+        let may_prove = marks.iter().any(|it| matches!(it, Mark::Local { .. }));
         let row = self.ask(view, &marks, &[someone], false).answer(may_prove);
         let row = self.rows.number(row);
         self.known[view].insert(marks, row);

@@ -28,8 +28,8 @@ pub(super) enum Mark<'a> {
         protocol: Protocol,
         port: u16,
     },
-    /// It is a pod of this node, so it may have proved its identity.
-    Local,
+    /// It is a pod of this node, so it may have proved its identity, if it has one.
+    Local { has_identity: bool },
     /// It has an IPv6 address, and so have its peers.
     V6,
     /// It is the pod of a [`View::alone`], by index.
@@ -271,7 +271,9 @@ impl<'a> Peers<'a> {
             })
             .collect();
         if workload.is_local() && !self.ingress.is_empty() {
-            marks.push(Mark::Local);
+            marks.push(Mark::Local {
+                has_identity: workload.identity.is_some(),
+            });
             marks.extend(self.from(workload.identity.as_ref(), address, true));
             let own = views.iter().position(|it| it.workload.key == workload.key);
             marks.extend(own.map(Mark::Own));
@@ -297,7 +299,7 @@ impl<'a> Peers<'a> {
             Mark::Granted(grant) => slice::from_ref(&self.grants[grant].view),
             Mark::From { matches, .. } => &self.matches[matches].1,
             Mark::Port { name, protocol, .. } => &self.names[&(name, protocol)],
-            Mark::Local => &self.ingress,
+            Mark::Local { .. } => &self.ingress,
             Mark::V6 => &self.families,
             Mark::Own(view) => slice::from_ref(&self.alone[view]),
         }
