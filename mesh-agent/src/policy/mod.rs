@@ -9,7 +9,7 @@
 
 mod authorization;
 mod caveat;
-mod compile;
+pub mod compile;
 mod connection;
 mod evaluate;
 mod network;
@@ -19,7 +19,6 @@ mod selector;
 mod tests;
 
 pub use caveat::{Caveat, Effect};
-pub use compile::{Compiled, Subject, compile};
 pub use connection::{
     Connection, Destination, Direction, IpProtocol, Layer, Reason, Source, Verdict,
 };
