@@ -9,7 +9,7 @@
 
 mod authorization;
 mod caveat;
-pub mod compile;
+mod compile;
 mod connection;
 mod evaluate;
 mod network;
@@ -19,6 +19,7 @@ mod selector;
 mod tests;
 
 pub use caveat::{Caveat, Effect};
+pub use compile::{Compiled, Subject, compile};
 pub use connection::{
     Connection, Destination, Direction, IpProtocol, Layer, Reason, Source, Verdict,
 };
