@@ -92,9 +92,9 @@ fn filters_of_clsact_do_the_same() -> Result<()> {
         for kill in [false, true, true] {
             let agent = node.agent();
             if kill {
-                agent.kill()?
+                agent.kill()?;
             } else {
-                agent.stop()?
+                agent.stop()?;
             }
             ensure!(one_each(node)? == programs, "filters outlive the agent");
             echoes(&open, SECRET)?;

@@ -211,9 +211,9 @@ fn a_del_that_found_no_agent() -> Result<()> {
         for stop in [true, false] {
             let agent = node.agent();
             if stop {
-                agent.stop()?
+                agent.stop()?;
             } else {
-                agent.kill()?
+                agent.kill()?;
             }
             check(&call(node, "STATUS", &none)?, 50, &["socket"]);
             call(node, "DEL", first)?.success()?;

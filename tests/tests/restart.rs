@@ -13,7 +13,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::holdings::{Holdings, devices};
 use mesh_tests::lab::{Lab, scenario, stop};
-use mesh_tests::node::{Agent, Node, UPLINK};
+use mesh_tests::node::{Node, UPLINK};
 use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::world::Family;
 
@@ -22,15 +22,15 @@ const SECRET: &[u8] = b"the show goes on";
 
 #[test]
 fn stopped_and_started() -> Result<()> {
-    again_and_again("restart_stop", |agent| agent.stop())
+    again_and_again("restart_stop", |node| node.agent().stop())
 }
 
 #[test]
 fn killed_and_started() -> Result<()> {
-    again_and_again("restart_kill", |agent| agent.kill())
+    again_and_again("restart_kill", |node| node.agent().kill())
 }
 
-fn again_and_again(name: &str, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> {
+fn again_and_again(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
     scenario(name, |lab| {
         lab.namespace("shop").ambient().create()?;
         let empty = lab
@@ -91,10 +91,10 @@ fn again_and_again(name: &str, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<
 }
 
 /// Ends and starts an agent; everything is as before, but for the programs, which are the new agent's.
-fn restart(lab: &Lab, node: &Node, end: impl Fn(Agent<'_>) -> Result<()>) -> Result<()> {
+fn restart(lab: &Lab, node: &Node, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
     let holdings = Holdings::of(node)?;
     let programs = one_each(node)?;
-    end(node.agent())?;
+    end(node)?;
     ensure!(one_each(node)? == programs, "programs outlive the agent");
     node.agent().start()?;
     lab.settle()?;
