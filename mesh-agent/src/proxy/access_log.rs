@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use tracing::{Level, event};
 
-use crate::model::{Identity, Workload};
+use crate::model::{Identity, Snapshot, Workload};
+use crate::route::Route;
 
 /// What is known of a connection when it begins, and what became of it.
 pub(super) struct AccessLog {
@@ -52,6 +53,25 @@ impl AccessLog {
             hbone: None,
             service: None,
         }
+    }
+
+    /// Notes whom a snapshot knows at the source, and where the connection goes.
+    pub(super) fn decided(&mut self, snapshot: &Snapshot, route: &Route) {
+        self.source_workload = snapshot.workload_by_addr(self.source.ip()).cloned();
+        let identity = |it: &Arc<Workload>| it.identity.clone();
+        self.source_identity = self.source_workload.as_ref().and_then(identity);
+        let (address, service) = match route {
+            Route::Tunnel {
+                authority, host, ..
+            } => (Some(*authority), host.clone()),
+            Route::Local { address } | Route::Plain { address, .. } => (Some(*address), None),
+            Route::Refuse { .. } => (None, None),
+        };
+        let tunnelled = matches!(route, Route::Tunnel { .. });
+        self.hbone = address.filter(|_| tunnelled);
+        self.service = service;
+        self.destination_workload =
+            address.and_then(|it| snapshot.workload_by_addr(it.ip()).cloned());
     }
 
     /// Writes the line; `sent` and `received` are bytes as the opener sees them.

@@ -6,9 +6,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::access_log::AccessLog;
+use super::socket::Source;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
@@ -54,6 +55,11 @@ impl Inbound {
     async fn serve(self, stream: TcpStream, shutdown: CancellationToken) -> Result<(), String> {
         // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
         let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
+        if route::is_own_address(&self.world.borrow(), pod) {
+            debug!(dst.addr = %pod, "not captured: reset");
+            socket::reset(stream);
+            return Ok(());
+        }
         let workload = self.world.borrow().workload_by_addr(pod).cloned();
         let identity = workload
             .filter(|it| it.enrolled)
@@ -122,7 +128,7 @@ async fn reach(
 ) -> Result<TcpStream, (Refusal, String)> {
     let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
-    let connected = socket::connect(request.remote.ip(), address).await;
+    let connected = socket::connect(Source::Client(request.remote.ip()), address).await;
     connected.map_err(|error| {
         (
             Refusal::Unreachable,

@@ -5,10 +5,13 @@ mod copy;
 mod drain;
 mod inbound;
 mod outbound;
+mod random;
+mod reach;
 pub mod socket;
 
 pub use inbound::Inbound;
-pub use outbound::{Outbound, TransparentDial};
+pub use outbound::Outbound;
+pub use reach::TransparentDial;
 
 use crate::hbone::{Baggage, WorkloadKind};
 use crate::model::Workload;

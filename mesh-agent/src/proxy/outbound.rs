@@ -1,36 +1,26 @@
 //! EDGE: connections that local pods open.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use super::access_log::AccessLog;
-use super::{baggage, copy, drain, socket};
+use super::reach::{Failure, Reached, reach};
+use super::{copy, drain, random, socket};
 use crate::causes::causes;
-use crate::hbone::{self, ConnectHead, Dial, Dialing, Forwarded, Key, Pool, Progress};
-use crate::model::{Identity, Snapshot, Workload};
+use crate::hbone::{self, Pool, Progress};
+use crate::model::Snapshot;
 use crate::route::{self, Route};
 
-/// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
-/// enrolment a moment after this one.
-const REDIALS: [Duration; 4] = [
-    Duration::from_millis(25),
-    Duration::from_millis(75),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-];
-
-/// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a connection waits for its destination to become known: a pod's first packets may be faster than its object.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// The server of captured outbound connections.
 #[derive(Clone)]
@@ -38,9 +28,6 @@ pub struct Outbound {
     world: watch::Receiver<Snapshot>,
     pool: Arc<Pool>,
 }
-
-/// Bytes sent and received by the pod, or why it was given a reset.
-type Carried = Result<(u64, u64), String>;
 
 impl Outbound {
     /// A server that decides on the latest `world` and opens streams in `pool`.
@@ -62,141 +49,135 @@ impl Outbound {
         .await;
     }
 
-    async fn serve(self, stream: TcpStream, source: SocketAddr) {
+    async fn serve(mut self, stream: TcpStream, source: SocketAddr) {
         // The listener is transparent: the local address is where the pod wanted to go.
         let Ok(destination) = stream.local_addr() else {
             return;
         };
-        let snapshot = self.world.borrow().clone();
+        if route::is_own_address(&self.world.borrow(), destination.ip()) {
+            debug!(src.addr = %source, dst.addr = %destination, "not captured: reset");
+            return socket::reset(stream);
+        }
         let mut log = AccessLog::outbound(source, destination);
-        log.source_workload = snapshot.workload_by_addr(source.ip()).cloned();
-        log.source_identity = log
-            .source_workload
-            .as_ref()
-            .and_then(|it| it.identity.clone());
+        // Boxed, as an open connection must not go on paying for what opening it took.
+        let reached = Box::pin(self.reach(source, destination, &mut log)).await;
+        match reached {
+            Ok(Reached::Tunnel(tunnel)) => {
+                let progress = Progress::default();
+                let never = CancellationToken::new();
+                let transfer = hbone::copy(stream, tunnel, &progress, &never).await;
+                let error = transfer.outcome.err().map(|error| causes(&error));
+                log.complete(transfer.sent, transfer.received, error.as_deref());
+            }
+            Ok(Reached::Endpoint(endpoint)) => {
+                let spliced = copy::splice(stream, endpoint).await;
+                let error = spliced.outcome.err().map(|error| error.to_string());
+                log.complete(spliced.sent, spliced.received, error.as_deref());
+            }
+            Err(failure) => {
+                socket::reset(stream);
+                log.complete(0, 0, Some(&causes(&failure)));
+            }
+        }
+    }
+
+    /// Opens what is decided; when that fails as a pod does that has left the mesh, and the world is another by now, what
+    /// is decided then.
+    async fn reach(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        log: &mut AccessLog,
+    ) -> Result<Reached, Failure> {
         let wish = route::Outbound {
             source: source.ip(),
             destination,
         };
-        let carried = match route::decide(&snapshot, &wish, pick) {
-            Route::Refuse { reason } => refuse(stream, reason.to_string()),
-            Route::Local { address } | Route::Plain { address } => {
-                log.destination_workload = snapshot.workload_by_addr(address.ip()).cloned();
-                direct(stream, source, address).await
-            }
-            Route::Tunnel {
-                authority,
-                tunnel,
-                identities,
-                host,
-            } => {
-                log.destination_workload = snapshot.workload_by_addr(authority.ip()).cloned();
-                log.hbone = Some(authority);
-                log.service.clone_from(&host);
-                match key(&log, source.ip(), tunnel, identities) {
-                    Some(key) => {
-                        let head = head(log.source_workload.as_deref(), source, authority, host);
-                        self.tunnelled(stream, &key, &head, &mut log).await
-                    }
-                    None => refuse(stream, "the source has no identity".to_owned()),
-                }
+        let (snapshot, route) = decide(&mut self.world, &wish).await;
+        log.decided(&snapshot, &route);
+        let failure = match reach(&self.pool, route.clone(), source, log).await {
+            Err(failure) if failure.may_be_outdated() => failure,
+            done => return done,
+        };
+        let snapshot = self.world.borrow().clone();
+        let newer = route::decide(&snapshot, &wish, random::below);
+        if newer == route {
+            return Err(failure);
+        }
+        log.decided(&snapshot, &newer);
+        reach(&self.pool, newer, source, log).await
+    }
+}
+
+/// Decides on the latest world; when nobody is known at the destination, once more when somebody is, or at the latest
+/// after [`HOLD`].
+async fn decide(
+    world: &mut watch::Receiver<Snapshot>,
+    wish: &route::Outbound,
+) -> (Snapshot, Route) {
+    let unknown = Route::Refuse {
+        reason: route::Refusal::UnknownDestination,
+    };
+    let snapshot = world.borrow().clone();
+    let route = route::decide(&snapshot, wish, random::below);
+    if route != unknown {
+        return (snapshot, route);
+    }
+    let to = wish.destination.ip();
+    let is_known = |snapshot: &Snapshot| {
+        snapshot.workload_by_addr(to).is_some() || snapshot.service_by_addr(to).is_some()
+    };
+    // In time or not: what is known now decides.
+    let _ = timeout(HOLD, world.wait_for(is_known)).await;
+    let snapshot = world.borrow().clone();
+    let route = route::decide(&snapshot, wish, random::below);
+    (snapshot, route)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::model::tests::{attached, ip, namespace, pod, told, world};
+
+    /// The enrolled pod a is here; it connects to 10.1.0.1.
+    fn small_world() -> (Snapshot, route::Outbound) {
+        let snapshot = world([
+            namespace("shop", &[("istio.io/dataplane-mode", "ambient")]),
+            told(pod("shop", "a", &[])),
+            attached("ca", Some(("shop", "a")), &["10.0.0.1"]),
+        ]);
+        let wish = route::Outbound {
+            source: ip("10.0.0.1"),
+            destination: "10.1.0.1:80".parse().unwrap(),
+        };
+        (snapshot, wish)
+    }
+
+    #[tokio::test]
+    async fn a_destination_may_become_known_while_its_connection_is_held() {
+        let (mut snapshot, wish) = small_world();
+        let (publish, mut published) = watch::channel(snapshot.clone());
+        let later = async {
+            for (name, address) in [("b", "10.1.0.2"), ("c", "10.1.0.1")] {
+                sleep(HOLD / 10).await;
+                snapshot.apply(told(pod("shop", name, &[address])));
+                publish.send_replace(snapshot.clone());
             }
         };
-        match carried {
-            Ok((sent, received)) => log.complete(sent, received, None),
-            Err(error) => log.complete(0, 0, Some(&error)),
-        }
+        let ((_, route), ()) = tokio::join!(decide(&mut published, &wish), later);
+        assert!(matches!(route, Route::Tunnel { .. }), "{route:?}");
     }
 
-    async fn tunnelled(
-        &self,
-        stream: TcpStream,
-        key: &Key,
-        head: &ConnectHead,
-        log: &mut AccessLog,
-    ) -> Carried {
-        let opened = match timeout(OPEN_TIMEOUT, self.pool.open(key, head)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return refuse(stream, causes(&error)),
-            Err(_) => return refuse(stream, "the peer did not answer in time".to_owned()),
-        };
-        // One identity was accepted; with several, the certificate alone tells which.
-        if let [identity] = &*key.expected() {
-            log.destination_identity = Some(identity.clone());
-        }
-        let progress = Progress::default();
-        let never = CancellationToken::new();
-        let transfer = hbone::copy(stream, opened.stream, &progress, &never).await;
-        transfer.outcome.map_err(|error| causes(&error))?;
-        Ok((transfer.sent, transfer.received))
+    #[tokio::test]
+    async fn a_destination_that_stays_unknown_is_refused() {
+        let (snapshot, wish) = small_world();
+        let (_publish, mut published) = watch::channel(snapshot);
+        let began = crate::clock::now();
+        let (_, route) = decide(&mut published, &wish).await;
+        let reason = route::Refusal::UnknownDestination;
+        assert_eq!(route, Route::Refuse { reason });
+        assert!(began.elapsed() >= HOLD);
     }
-}
-
-/// Dials tunnels from the pod's own address.
-pub struct TransparentDial;
-
-impl Dial for TransparentDial {
-    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_> {
-        Box::pin(async move {
-            for pause in REDIALS {
-                match socket::connect(source, destination).await {
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        sleep(pause).await;
-                    }
-                    other => return other,
-                }
-            }
-            socket::connect(source, destination).await
-        })
-    }
-}
-
-/// Connects the pod to an endpoint without a tunnel, from its own address.
-async fn direct(stream: TcpStream, source: SocketAddr, address: SocketAddr) -> Carried {
-    match socket::connect(source.ip(), address).await {
-        Ok(upstream) => copy::splice(stream, upstream)
-            .await
-            .map_err(|error| error.to_string()),
-        Err(error) => refuse(stream, format!("connecting to {address}: {error}")),
-    }
-}
-
-fn refuse(stream: TcpStream, reason: String) -> Carried {
-    socket::reset(stream);
-    Err(reason)
-}
-
-fn key(
-    log: &AccessLog,
-    source: IpAddr,
-    tunnel: SocketAddr,
-    identities: Vec<Identity>,
-) -> Option<Key> {
-    Some(Key::new(
-        log.source_identity.clone()?,
-        source,
-        tunnel,
-        identities,
-    ))
-}
-
-/// What the CONNECT tells of the connection; telemetry only.
-fn head(
-    source: Option<&Workload>,
-    client: SocketAddr,
-    authority: SocketAddr,
-    host: Option<String>,
-) -> ConnectHead {
-    ConnectHead {
-        baggage: source.and_then(baggage),
-        forwarded: Some(Forwarded { client, host }),
-        ..ConnectHead::new(authority)
-    }
-}
-
-/// A random index below `count`.
-fn pick(count: usize) -> usize {
-    // Every RandomState has keys of its own: one hash of one is as random as this choice needs.
-    let random = RandomState::new().hash_one(());
-    usize::try_from(random % count as u64).expect("less than a usize")
 }

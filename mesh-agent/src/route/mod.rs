@@ -5,15 +5,24 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use mesh_common::HBONE_PORT;
 
 pub use inbound::{Rejection, inbound};
 pub use outbound::{Outbound, Refusal, Route, decide};
 
-use crate::model::{Protocol, Service, ServicePort};
+use crate::model::{Protocol, Service, ServicePort, Snapshot};
 
 /// Ports of the mesh itself, at which no application listens: Istio's outbound and plain inbound capture, and HBONE.
 const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// Whether an address is this node's own. No route leads there: who comes to a listener of the agent by it was not captured,
+/// but has found the listener's port.
+pub fn is_own_address(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let node = snapshot.node(&snapshot.settings().node);
+    address.is_loopback() || node.is_some_and(|node| node.addresses.contains(&address))
+}
 
 /// The TCP port of a service with this number.
 fn tcp_port(service: &Service, port: u16) -> Option<&ServicePort> {

@@ -39,6 +39,9 @@ pub enum Route {
     Plain {
         /// The endpoint.
         address: SocketAddr,
+        /// The address to speak from: the pod's own to another pod, otherwise none, which means the node's. What is no pod
+        /// would answer the pod past the agent: this node by its route to the pod, others because of a masquerade.
+        source: Option<IpAddr>,
     },
     /// Nowhere.
     Refuse {
@@ -53,12 +56,12 @@ pub enum Refusal {
     /// The pod is gone, or not known yet.
     #[error("no workload of this node has the source address")]
     UnknownSource,
-    /// The pod has left the mesh since its connection was captured; the next one is not captured.
-    #[error("the source is not enrolled")]
-    SourceNotEnrolled,
     /// The port belongs to the mesh.
     #[error("port {0} is reserved for the mesh")]
     ReservedPort(u16),
+    /// Nobody is known at the destination: whoever is found there later may be enrolled, so it gets no plaintext.
+    #[error("no workload and no service has the destination address")]
+    UnknownDestination,
     /// The service has no such TCP port.
     #[error("service {service} has no TCP port {port}")]
     NoSuchPort {
@@ -89,13 +92,11 @@ fn try_decide(
     outbound: &Outbound,
     pick: impl FnMut(usize) -> usize,
 ) -> Result<Route, Refusal> {
-    let source = snapshot
+    // Not whether it is enrolled: it may have left the mesh since its connection was captured, which is carried all the same.
+    snapshot
         .workload_by_addr(outbound.source)
         .filter(|it| it.is_local())
         .ok_or(Refusal::UnknownSource)?;
-    if !source.enrolled {
-        return Err(Refusal::SourceNotEnrolled);
-    }
     let destination = outbound.destination;
     let service = snapshot.service_by_addr(destination.ip());
     let (address, workload) = if let Some(service) = service {
@@ -107,8 +108,16 @@ fn try_decide(
     if RESERVED_PORTS.contains(&address.port()) {
         return Err(Refusal::ReservedPort(address.port()));
     }
+    if service.is_none() && workload.is_none() {
+        return Err(Refusal::UnknownDestination);
+    }
     Ok(match workload.filter(|it| it.enrolled) {
-        None => Route::Plain { address },
+        None => Route::Plain {
+            address,
+            source: workload
+                .filter(|it| !is_in_host_network(it))
+                .map(|_| outbound.source),
+        },
         Some(workload) if workload.is_local() => Route::Local { address },
         Some(workload) => Route::Tunnel {
             authority: address,
@@ -166,14 +175,18 @@ struct Stale;
 
 /// The workload an endpoint leads to; none when it is not a pod's.
 ///
-/// Whether a pod is enrolled must be known before anything is sent to it, so an endpoint that names an unknown pod is
-/// of no use.
+/// Whether a pod is enrolled must be known before anything is sent to it, so an endpoint that names an unknown pod, or
+/// has an address that can only be one's, is of no use.
 fn workload_behind<'a>(
     snapshot: &'a Snapshot,
     backend: &Backend<'_>,
 ) -> Result<Option<&'a Workload>, Stale> {
-    let found = snapshot.workload_by_addr(backend.address.ip());
+    let address = backend.address.ip();
+    let found = snapshot.workload_by_addr(address);
     let Some(named) = backend.pod else {
+        if found.is_none() && is_pod_address(snapshot, address) {
+            return Err(Stale);
+        }
         return Ok(found.map(|it| &**it));
     };
     match found {
@@ -186,6 +199,16 @@ fn workload_behind<'a>(
             .filter(|it| it.pod.as_ref().is_some_and(|pod| !pod.terminated))
             .map_or(Err(Stale), |it| Ok(Some(it))),
     }
+}
+
+fn is_in_host_network(workload: &Workload) -> bool {
+    workload.pod.as_ref().is_some_and(|pod| pod.host_network)
+}
+
+/// Whether an address is of a range that a node gives its pods addresses from.
+fn is_pod_address(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let mut ranges = snapshot.nodes().flat_map(|node| &node.pod_cidrs);
+    ranges.any(|range| range.contains(&address))
 }
 
 fn host_of(snapshot: &Snapshot, service: &Service) -> String {

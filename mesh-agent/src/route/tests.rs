@@ -1,7 +1,8 @@
 //! Routes through one small world.
 //!
-//! Node `here` has the enrolled pods a (10.0.0.1, `fd00::1`) and b (10.0.0.2) and the plain pod p (10.0.0.3); node `far` the
-//! enrolled c (10.1.0.1, `fd01::1`) and d (10.1.0.2), the plain q (10.1.0.3) and h in the host's network (192.0.2.9).
+//! Node `here` (192.0.2.8, pods in 10.0.0.0/24) has the enrolled pods a (10.0.0.1, `fd00::1`) and b (10.0.0.2) and the
+//! plain pod p (10.0.0.3); node `far` (192.0.2.9, pods in 10.1.0.0/24) the enrolled c (10.1.0.1, `fd01::1`) and d
+//! (10.1.0.2), the plain q (10.1.0.3) and h in the host's network.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use super::*;
 use crate::model::tests::{attached, ip, labels, namespace, pod, told, world};
 use crate::model::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Object, Pod, Snapshot,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Node, Object, Pod, Snapshot,
     TargetPort,
 };
 
@@ -28,6 +29,8 @@ fn small_world() -> Snapshot {
         }];
     };
     world([
+        node("here", "192.0.2.8", "10.0.0.0/24"),
+        node("far", "192.0.2.9", "10.1.0.0/24"),
         namespace("shop", &[("istio.io/dataplane-mode", "ambient")]),
         with("a", &[], |_| {}),
         with("b", &[], |_| {}),
@@ -37,11 +40,20 @@ fn small_world() -> Snapshot {
         with("q", &["10.1.0.3"], plain),
         with("h", &["192.0.2.9"], |it| it.host_network = true),
         with("unlisted", &[], |_| {}),
+        with("plain", &[], plain),
         attached("ca", Some(("shop", "a")), &["10.0.0.1", "fd00::1"]),
         attached("cb", Some(("shop", "b")), &["10.0.0.2"]),
         attached("cp", Some(("shop", "p")), &["10.0.0.3"]),
         attached("alone", None, &["10.0.0.4"]),
     ])
+}
+
+fn node(name: &str, address: &str, range: &str) -> Event {
+    Event::Upsert(Object::Node(Arc::new(Node {
+        name: name.into(),
+        addresses: vec![ip(address)],
+        pod_cidrs: vec![range.parse().unwrap()],
+    })))
 }
 
 fn service(name: &str, addresses: &[&str], target: TargetPort) -> Service {
@@ -126,7 +138,17 @@ fn route(snapshot: &Snapshot, source: &str, destination: &str, index: usize) -> 
             format!("tunnel {authority} {identities:?}{host}")
         }
         Route::Local { address } => format!("local {address}"),
-        Route::Plain { address } => format!("plain {address}"),
+        Route::Plain {
+            address,
+            source: Some(own),
+        } => {
+            assert_eq!(own, outbound.source);
+            format!("plain {address}")
+        }
+        Route::Plain {
+            address,
+            source: None,
+        } => format!("plain {address} from the node"),
         Route::Refuse { reason } => format!("refuse: {reason}"),
     }
 }
@@ -158,18 +180,24 @@ fn to_addresses() {
     check("10.0.0.1", "10.0.0.3:7000", "plain 10.0.0.3:7000");
     check("10.0.0.1", "10.0.0.4:7000", "plain 10.0.0.4:7000");
     check("10.0.0.1", "10.1.0.3:7000", "plain 10.1.0.3:7000");
-    check("10.0.0.1", "192.0.2.9:7000", "plain 192.0.2.9:7000");
-    check("10.0.0.1", "198.51.100.1:443", "plain 198.51.100.1:443");
+    // Nobody's, a node's, or of a pod that is not told yet: what was captured never becomes plaintext.
+    let unknown = "refuse: no workload and no service has the destination address";
+    for destination in ["10.1.0.77:7000", "192.0.2.9:7000", "198.51.100.1:443"] {
+        check("10.0.0.1", destination, unknown);
+    }
+    check("fd00::1", "[fd01::77]:7000", unknown);
     for port in [15001, 15006, 15008] {
         let expect = format!("refuse: port {port} is reserved for the mesh");
         check("10.0.0.1", &format!("10.1.0.1:{port}"), &expect);
         check("10.0.0.1", &format!("198.51.100.1:{port}"), &expect);
     }
+    // No longer enrolled, but it was when its connection was captured.
     check(
         "10.0.0.3",
         "10.1.0.1:7000",
-        "refuse: the source is not enrolled",
+        &format!("tunnel 10.1.0.1:7000 {DEFAULT}"),
     );
+    check("10.0.0.3", "10.0.0.1:7000", "local 10.0.0.1:7000");
     check(
         "10.0.0.99",
         "10.1.0.1:7000",
@@ -180,6 +208,20 @@ fn to_addresses() {
         "10.1.0.2:7000",
         "refuse: no workload of this node has the source address",
     );
+}
+
+#[test]
+fn own_addresses() {
+    let snapshot = small_world();
+    for (address, own) in [
+        ("192.0.2.8", true),
+        ("127.0.0.1", true),
+        ("::1", true),
+        ("192.0.2.9", false),
+        ("10.0.0.1", false),
+    ] {
+        assert_eq!(is_own_address(&snapshot, ip(address)), own, "{address}");
+    }
 }
 
 #[test]
@@ -221,7 +263,11 @@ fn to_services() {
             "host-4",
             "host",
             Some(6443),
-            vec![endpoint(Some("h"), "192.0.2.9")],
+            vec![
+                endpoint(Some("h"), "192.0.2.9"),
+                endpoint(None, "192.0.2.8"),
+                endpoint(Some("q"), "10.1.0.3"),
+            ],
         ),
         upsert(service("loop", &["10.96.0.5"], TargetPort::Number(15008))),
         slice(
@@ -271,8 +317,10 @@ fn to_services() {
         0,
         "refuse: service shop/empty has no ready endpoint for port 80",
     );
-    check("10.96.0.3:80", 0, "plain 198.51.100.7:443");
-    check("10.96.0.4:80", 0, "plain 192.0.2.9:6443");
+    check("10.96.0.3:80", 0, "plain 198.51.100.7:443 from the node");
+    check("10.96.0.4:80", 0, "plain 192.0.2.9:6443 from the node");
+    check("10.96.0.4:80", 1, "plain 192.0.2.8:6443 from the node");
+    check("10.96.0.4:80", 2, "plain 10.1.0.3:6443");
     check(
         "10.96.0.5:80",
         0,
@@ -314,12 +362,25 @@ fn to_endpoints_that_are_not_quite_there() {
         |it| it.publish_not_ready = true,
         "local 10.0.0.2:8080",
     );
+    // Plain, and its address is not told yet.
+    check(
+        vec![endpoint(Some("plain"), "10.1.0.78")],
+        as_is,
+        "plain 10.1.0.78:8080",
+    );
     // The address is another pod's by now, or the pod is not known: whatever is there is not what was meant.
     let moved = endpoint(Some("c"), "10.0.0.2");
     check(vec![moved.clone()], as_is, none);
     check(vec![moved, c], as_is, "tunnel 10.1.0.1:8080");
     check(vec![endpoint(Some("unheard-of"), "10.1.0.77")], as_is, none);
     check(vec![endpoint(Some("b"), "10.0.0.77")], as_is, none);
+    // It names no pod, but no other can be there.
+    check(vec![endpoint(None, "10.1.0.77")], as_is, none);
+    check(
+        vec![endpoint(None, "10.1.0.1")],
+        as_is,
+        "tunnel 10.1.0.1:8080",
+    );
     // Enrolled, but its address is not told yet: never plain.
     check(
         vec![endpoint(Some("unlisted"), "10.1.0.77")],

@@ -1,0 +1,139 @@
+//! EDGE: opens the far side of a connection that a local pod has opened.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::access_log::AccessLog;
+use super::baggage;
+use super::socket::{self, Source};
+use crate::hbone::{ConnectHead, Dial, Dialing, Forwarded, Key, OpenError, Pool, Stream};
+use crate::route::{Refusal, Route};
+
+/// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
+/// enrolment a moment after this one.
+const REDIALS: [Duration; 4] = [
+    Duration::from_millis(25),
+    Duration::from_millis(75),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+];
+
+/// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The far side of a connection.
+pub(super) enum Reached {
+    /// A stream to an enrolled pod.
+    Tunnel(Stream),
+    /// An endpoint itself.
+    Endpoint(TcpStream),
+}
+
+/// Why there is no far side.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// It was decided so.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is nothing to open a tunnel as.
+    #[error("the source has no identity")]
+    NoIdentity,
+    /// The endpoint did not take the connection.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// The endpoint.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The tunnel or the stream in it was not opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The peer was silent for [`OPEN_TIMEOUT`].
+    #[error("the peer did not answer in time")]
+    Silence,
+}
+
+impl Failure {
+    /// Whether this is how a pod answers that has left the mesh since the decision.
+    pub(super) fn may_be_outdated(&self) -> bool {
+        match self {
+            Self::Open(OpenError::Refused { status }) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Open(OpenError::Dial { source, .. }) => {
+                source.kind() == io::ErrorKind::ConnectionRefused
+            }
+            Self::Open(OpenError::Closed { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Opens what a route leads to for the client at `client`, and notes what is learnt.
+pub(super) async fn reach(
+    pool: &Pool,
+    route: Route,
+    client: SocketAddr,
+    log: &mut AccessLog,
+) -> Result<Reached, Failure> {
+    match route {
+        Route::Refuse { reason } => Err(reason.into()),
+        Route::Local { address } => direct(Source::Pod(client.ip()), address).await,
+        Route::Plain { address, source } => {
+            direct(source.map_or(Source::Node, Source::Pod), address).await
+        }
+        Route::Tunnel {
+            authority,
+            tunnel,
+            identities,
+            host,
+        } => {
+            let own = log.source_identity.clone().ok_or(Failure::NoIdentity)?;
+            let key = Key::new(own, client.ip(), tunnel, identities);
+            let head = ConnectHead {
+                baggage: log.source_workload.as_deref().and_then(baggage),
+                forwarded: Some(Forwarded { client, host }),
+                ..ConnectHead::new(authority)
+            };
+            let opened = timeout(OPEN_TIMEOUT, pool.open(&key, &head))
+                .await
+                .map_err(|_| Failure::Silence)??;
+            // One identity was accepted; with several, the certificate alone tells which.
+            if let [identity] = &*key.expected() {
+                log.destination_identity = Some(identity.clone());
+            }
+            Ok(Reached::Tunnel(opened.stream))
+        }
+    }
+}
+
+async fn direct(source: Source, address: SocketAddr) -> Result<Reached, Failure> {
+    let connected = socket::connect(source, address).await;
+    connected
+        .map(Reached::Endpoint)
+        .map_err(|source| Failure::Connect { address, source })
+}
+
+/// Dials tunnels from the pod's own address.
+pub struct TransparentDial;
+
+impl Dial for TransparentDial {
+    fn dial(&self, source: IpAddr, destination: SocketAddr) -> Dialing<'_> {
+        Box::pin(async move {
+            for pause in REDIALS {
+                match socket::connect(Source::Pod(source), destination).await {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        sleep(pause).await;
+                    }
+                    other => return other,
+                }
+            }
+            socket::connect(Source::Pod(source), destination).await
+        })
+    }
+}
