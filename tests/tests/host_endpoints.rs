@@ -1,7 +1,7 @@
 //! Services whose endpoints are no pods: a process in a node's own network, and a machine outside. An enrolled pod reaches
 //! them on its own node and on another; they see the address of the pod's node.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::Result;
 use mesh_tests::app::{App, Server, echoes};
@@ -18,7 +18,7 @@ const PORT: u16 = 6443;
 fn a_process_of_the_node() -> Result<()> {
     scenario("host_process", |lab| {
         let of = |family| lab.node("n1").ip(family);
-        reached(lab, lab.node("n1").netns(), of, Value::Null)
+        reached(lab, lab.node("n1").netns(), of, &Value::Null)
     })
 }
 
@@ -27,7 +27,7 @@ fn a_pod_in_the_network_of_its_node() -> Result<()> {
     scenario("host_pod", |lab| {
         let of = |family| lab.node("n1").ip(family);
         let pod = json!({ "kind": "Pod", "namespace": "shop", "name": "api" });
-        reached(lab, lab.node("n1").netns(), of, pod)
+        reached(lab, lab.node("n1").netns(), of, &pod)
     })
 }
 
@@ -35,12 +35,12 @@ fn a_pod_in_the_network_of_its_node() -> Result<()> {
 fn a_machine_outside() -> Result<()> {
     scenario("host_outside", |lab| {
         let machine = lab.outside()?;
-        reached(lab, &machine, |family| lab.outside_ip(family), Value::Null)
+        reached(lab, &machine, |family| lab.outside_ip(family), &Value::Null)
     })
 }
 
 /// Puts an application at the addresses behind a service, and connects from enrolled pods of both nodes.
-fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: Value) -> Result<()> {
+fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: &Value) -> Result<()> {
     lab.namespace("shop").ambient().create()?;
     let clients = [
         lab.pod("near").namespace("shop").on("n1").create()?,
@@ -51,11 +51,11 @@ fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: Value
         .namespace("shop")
         .port(443, PORT)
         .create()?;
-    if pod != Value::Null {
+    if *pod != Value::Null {
         lab.objects().apply(host_pod())?;
     }
     for family in Family::BOTH {
-        lab.objects().apply(slice(family, address(family), &pod))?;
+        lab.objects().apply(slice(family, address(family), pod))?;
     }
     let app = Server::run(at.run(|| TcpListener::bind(("::", PORT)))?, App::Echo);
 
@@ -68,7 +68,7 @@ fn reached(lab: &Lab, at: &Netns, address: impl Fn(Family) -> IpAddr, pod: Value
                 Ok(true)
             })?;
             assert_eq!(
-                app.clients().last().map(|client| client.ip()),
+                app.clients().last().map(SocketAddr::ip),
                 Some(client.node().ip(family)),
                 "it sees the node of {}",
                 client.name()

@@ -22,15 +22,22 @@ const SECRET: &[u8] = b"the show goes on";
 
 #[test]
 fn stopped_and_started() -> Result<()> {
-    again_and_again("restart_stop", |node| node.agent().stop())
+    again_and_again("restart_stop", End::Stop)
 }
 
 #[test]
 fn killed_and_started() -> Result<()> {
-    again_and_again("restart_kill", |node| node.agent().kill())
+    again_and_again("restart_kill", End::Kill)
 }
 
-fn again_and_again(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
+/// How an agent ends.
+#[derive(Clone, Copy)]
+enum End {
+    Stop,
+    Kill,
+}
+
+fn again_and_again(name: &str, end: End) -> Result<()> {
     scenario(name, |lab| {
         lab.namespace("shop").ambient().create()?;
         let empty = lab
@@ -55,7 +62,7 @@ fn again_and_again(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> 
         load.during(|| {
             for round in 0..ROUNDS {
                 for node in lab.nodes() {
-                    restart(lab, node, &end).with_context(|| format!("round {round}"))?;
+                    restart(lab, node, end).with_context(|| format!("round {round}"))?;
                     for family in Family::BOTH {
                         let stream = client.connect(far.at(family, 8080))?;
                         echoes(&stream, SECRET).context("a tunnel after the restart")?;
@@ -91,10 +98,13 @@ fn again_and_again(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> 
 }
 
 /// Ends and starts an agent; everything is as before, but for the programs, which are the new agent's.
-fn restart(lab: &Lab, node: &Node, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
+fn restart(lab: &Lab, node: &Node, end: End) -> Result<()> {
     let holdings = Holdings::of(node)?;
     let programs = one_each(node)?;
-    end(node)?;
+    match end {
+        End::Stop => node.agent().stop()?,
+        End::Kill => node.agent().kill()?,
+    }
     ensure!(one_each(node)? == programs, "programs outlive the agent");
     node.agent().start()?;
     lab.settle()?;

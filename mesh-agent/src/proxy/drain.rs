@@ -1,18 +1,21 @@
 //! EDGE: accepting until told to stop.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::budget::{Budget, Place};
 use super::socket;
 
 /// How long to wait when the kernel has no descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Hands every accepted connection to `serve` until shutdown.
+/// Hands every accepted connection to `serve` until shutdown, with its place in the budget; resets those that get none.
 ///
 /// One that was opened to the listener itself is reset: no pod's destination is meant, and the agent's connection on
 /// behalf of a pod would come back here (`route_localnet` lets pods send to the loopback address).
@@ -21,7 +24,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn accept(
     listener: &TcpListener,
     shutdown: &CancellationToken,
-    mut serve: impl FnMut(TcpStream, SocketAddr),
+    budget: &Arc<Budget>,
+    mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let own = listener.local_addr().ok();
     loop {
@@ -31,7 +35,15 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok((stream, _)) if stream.local_addr().ok() == own => socket::reset(stream),
-            Ok((stream, peer)) => serve(stream, peer),
+            Ok((stream, peer)) => match budget.claim(peer.ip()) {
+                Ok(place) => serve(stream, peer, place),
+                Err(exhausted) => {
+                    socket::reset(stream);
+                    if budget.may_warn(crate::clock::now()) {
+                        warn!(src.addr = %peer, %exhausted, "connections are refused");
+                    }
+                }
+            },
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -41,4 +53,11 @@ pub(super) async fn accept(
             }
         }
     }
+}
+
+/// The budget of one direction, by the limit on open files as it is now.
+pub(super) fn budget() -> Arc<Budget> {
+    // What every system grants, if this one does not tell.
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    Budget::for_descriptors(limit)
 }

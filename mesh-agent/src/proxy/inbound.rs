@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::access_log::AccessLog;
+use super::budget::{Budget, Place};
 use super::socket::Source;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
@@ -22,14 +23,18 @@ use crate::route::{self, Rejection};
 pub struct Inbound {
     world: watch::Receiver<Snapshot>,
     certificates: Arc<Certificates>,
+    budget: Arc<Budget>,
 }
 
 impl Inbound {
     /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
+    ///
+    /// How much it carries follows from the limit on open files as it is now.
     pub fn new(world: watch::Receiver<Snapshot>, certificates: Arc<Certificates>) -> Self {
         Self {
             world,
             certificates,
+            budget: drain::budget(),
         }
     }
 
@@ -40,13 +45,14 @@ impl Inbound {
         connections: TaskTracker,
         shutdown: CancellationToken,
     ) {
-        drain::accept(&listener, &shutdown, |stream, peer| {
+        drain::accept(&listener, &shutdown, &self.budget, |stream, peer, place| {
             let inbound = self.clone();
             let shutdown = shutdown.clone();
             connections.spawn(async move {
                 if let Err(error) = inbound.serve(stream, shutdown).await {
                     warn!(src.addr = %peer, error, "tunnel failed");
                 }
+                drop(place);
             });
         })
         .await;
@@ -71,7 +77,10 @@ impl Inbound {
         let certificate = self.certificates.certificate(&identity).await;
         let certificate = certificate.map_err(|error| causes(&*error))?;
         socket::prepare(&stream).map_err(|error| error.to_string())?;
-        let handler = Arc::new(Streams { world: self.world });
+        let handler = Arc::new(Streams {
+            world: self.world,
+            budget: self.budget,
+        });
         hbone::serve(stream, &certificate, handler, &Limits::default(), shutdown)
             .await
             .map_err(|error| causes(&error))
@@ -81,12 +90,19 @@ impl Inbound {
 /// Decides on the streams of a tunnel.
 struct Streams {
     world: watch::Receiver<Snapshot>,
+    budget: Arc<Budget>,
+}
+
+/// A stream that is open.
+struct Carried {
+    log: AccessLog,
+    _place: Place,
 }
 
 impl Accept for Streams {
-    type Connection = AccessLog;
+    type Connection = Carried;
 
-    async fn connect(&self, request: &ConnectRequest) -> Result<Upstream<AccessLog>, Refusal> {
+    async fn connect(&self, request: &ConnectRequest) -> Result<Upstream<Carried>, Refusal> {
         let snapshot = self.world.borrow().clone();
         let mut log = AccessLog::inbound(request.remote, request.local);
         log.source_identity = Some(request.peer.clone());
@@ -99,13 +115,17 @@ impl Accept for Streams {
         if let Authority::Host { name, .. } = &request.head.authority {
             log.service = Some(name.clone());
         }
-        match reach(&snapshot, request).await {
-            Ok(tcp) => Ok(Upstream {
+        let reached = match self.budget.claim(request.remote.ip()) {
+            Ok(place) => reach(&snapshot, request).await.map(|tcp| (tcp, place)),
+            Err(exhausted) => Err((Refusal::Unreachable, exhausted.to_string())),
+        };
+        match reached {
+            Ok((tcp, place)) => Ok(Upstream {
                 tcp,
                 baggage: log.destination_workload.as_deref().and_then(baggage),
                 progress: Arc::new(Progress::default()),
                 revoked: CancellationToken::new(),
-                connection: log,
+                connection: Carried { log, _place: place },
             }),
             Err((refusal, reason)) => {
                 log.complete(0, 0, Some(&reason));
@@ -114,10 +134,11 @@ impl Accept for Streams {
         }
     }
 
-    fn finished(&self, _: ConnectRequest, log: AccessLog, transfer: Transfer) {
+    fn finished(&self, _: ConnectRequest, carried: Carried, transfer: Transfer) {
         let error = transfer.outcome.err().map(|error| causes(&error));
         // The tunnel's bytes are the opener's: what was received from it, it has sent.
-        log.complete(transfer.received, transfer.sent, error.as_deref());
+        let (sent, received) = (transfer.received, transfer.sent);
+        carried.log.complete(sent, received, error.as_deref());
     }
 }
 

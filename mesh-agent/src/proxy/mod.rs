@@ -1,6 +1,7 @@
 //! EDGE: carries captured connections: accept, decide, act, record.
 
 mod access_log;
+mod budget;
 mod copy;
 mod drain;
 mod inbound;

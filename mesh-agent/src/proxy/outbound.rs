@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::access_log::AccessLog;
+use super::budget::Budget;
 use super::reach::{Failure, Reached, reach};
 use super::{copy, drain, random, socket};
 use crate::causes::causes;
@@ -27,12 +28,19 @@ const HOLD: Duration = Duration::from_secs(1);
 pub struct Outbound {
     world: watch::Receiver<Snapshot>,
     pool: Arc<Pool>,
+    budget: Arc<Budget>,
 }
 
 impl Outbound {
     /// A server that decides on the latest `world` and opens streams in `pool`.
+    ///
+    /// How much it carries follows from the limit on open files as it is now.
     pub fn new(world: watch::Receiver<Snapshot>, pool: Arc<Pool>) -> Self {
-        Self { world, pool }
+        Self {
+            world,
+            pool,
+            budget: drain::budget(),
+        }
     }
 
     /// Serves a listener until shutdown; connections that are open then are the tracker's.
@@ -42,10 +50,18 @@ impl Outbound {
         connections: TaskTracker,
         shutdown: CancellationToken,
     ) {
-        drain::accept(&listener, &shutdown, |stream, source| {
-            let outbound = self.clone();
-            connections.spawn(async move { outbound.serve(stream, source).await });
-        })
+        drain::accept(
+            &listener,
+            &shutdown,
+            &self.budget,
+            |stream, source, place| {
+                let outbound = self.clone();
+                connections.spawn(async move {
+                    outbound.serve(stream, source).await;
+                    drop(place);
+                });
+            },
+        )
         .await;
     }
 
@@ -96,9 +112,14 @@ impl Outbound {
         let (snapshot, route) = decide(&mut self.world, &wish).await;
         log.decided(&snapshot, &route);
         let failure = match reach(&self.pool, route.clone(), source, log).await {
-            Err(failure) if failure.may_be_outdated() => failure,
-            done => return done,
+            Err(failure) => failure,
+            reached => return reached,
         };
+        let Some(within) = failure.news_within() else {
+            return Err(failure);
+        };
+        let is_news = |newer: &Snapshot| newer.revision() != snapshot.revision();
+        let _ = timeout(within, self.world.wait_for(is_news)).await;
         let snapshot = self.world.borrow().clone();
         let newer = route::decide(&snapshot, &wish, random::below);
         if newer == route {

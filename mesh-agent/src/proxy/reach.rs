@@ -26,6 +26,9 @@ const REDIALS: [Duration; 4] = [
 /// How long a peer may take from the dial to its answer; it waits ten seconds for its application.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// How much later than another node's agent this one may learn that a pod has left the mesh.
+const NEWS: Duration = Duration::from_millis(500);
+
 /// The far side of a connection.
 pub(super) enum Reached {
     /// A stream to an enrolled pod.
@@ -61,15 +64,19 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether this is how a pod answers that has left the mesh since the decision.
-    pub(super) fn may_be_outdated(&self) -> bool {
+    /// If this is how a pod answers that has left the mesh since the decision: how long news of that may take yet.
+    pub(super) fn news_within(&self) -> Option<Duration> {
         match self {
-            Self::Open(OpenError::Refused { status }) => *status == StatusCode::SERVICE_UNAVAILABLE,
-            Self::Open(OpenError::Dial { source, .. }) => {
-                source.kind() == io::ErrorKind::ConnectionRefused
+            // Also the answer for an application that does not listen, which is not to be told late.
+            Self::Open(OpenError::Refused { status }) => {
+                (*status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::ZERO)
             }
-            Self::Open(OpenError::Closed { .. }) => true,
-            _ => false,
+            // Dialled again and again for long enough.
+            Self::Open(OpenError::Dial { source, .. }) => {
+                (source.kind() == io::ErrorKind::ConnectionRefused).then_some(Duration::ZERO)
+            }
+            Self::Open(OpenError::Closed { .. }) => Some(NEWS),
+            _ => None,
         }
     }
 }

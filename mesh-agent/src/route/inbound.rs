@@ -16,8 +16,8 @@ pub enum Rejection {
         /// The address of the pod.
         local: IpAddr,
     },
-    /// No enrolled workload of this node has the address.
-    #[error("no enrolled workload of this node has the address {0}")]
+    /// No workload of this node has the address.
+    #[error("no workload of this node has the address {0}")]
     UnknownWorkload(IpAddr),
     /// The port belongs to the mesh.
     #[error("port {0} is reserved for the mesh")]
@@ -49,9 +49,11 @@ pub fn inbound(
         let authority = address.ip();
         return Err(Rejection::AddressMismatch { authority, local });
     }
+    // Not whether it is enrolled: only enrolled pods are given tunnels, and the peer may not have heard yet that this one has
+    // left the mesh.
     let workload = snapshot
         .workload_by_addr(local)
-        .filter(|it| it.is_local() && it.enrolled)
+        .filter(|it| it.is_local())
         .ok_or(Rejection::UnknownWorkload(local))?;
     let port = match authority {
         Authority::Address(address) => address.port(),

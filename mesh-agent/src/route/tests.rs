@@ -440,8 +440,9 @@ fn inbound_streams() {
     for port in [15001, 15006, 15008] {
         check("10.0.0.1", &format!("10.0.0.1:{port}"), Err(503));
     }
-    // Plain, remote, unknown.
-    check("10.0.0.3", "10.0.0.3:7000", Err(503));
+    // No longer enrolled, but it was when the tunnel was made.
+    check("10.0.0.3", "10.0.0.3:7000", Ok("10.0.0.3:7000"));
+    // Remote, unknown.
     check("10.1.0.1", "10.1.0.1:7000", Err(503));
     check("10.0.0.99", "10.0.0.99:7000", Err(503));
     // By name: the port of the endpoint, or of the service while the endpoint is not known.

@@ -1,0 +1,167 @@
+//! CORE: how many connections are carried at once, for each pod and in all.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Connections of one source address that are carried at once. A pod has about 28000 ports for all it connects to; one with
+/// as many connections as this leaks them, or means harm.
+const PER_SOURCE: usize = 10_000;
+/// Connections that are carried in one direction, in shares of the descriptors a process may have. Each has two: both
+/// directions together leave an eighth to tunnels, maps and whatever else the agent has open.
+const SHARE: (usize, usize) = (7, 32);
+/// The least time between two warnings.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
+/// Places for the connections of one direction.
+pub(super) struct Budget {
+    in_all: usize,
+    per_source: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    in_all: usize,
+    by_source: HashMap<IpAddr, usize>,
+    warned: Option<Instant>,
+}
+
+/// The place of a connection, given back when dropped.
+pub(super) struct Place {
+    budget: Arc<Budget>,
+    source: IpAddr,
+}
+
+/// There is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Exhausted {
+    /// The source has its share.
+    #[error("{source_address} has {limit} connections open already, which is its share")]
+    Source {
+        /// The source.
+        source_address: IpAddr,
+        /// Its share.
+        limit: usize,
+    },
+    /// All sources together have what there is.
+    #[error("{limit} connections are open already; raise the limit on open files")]
+    InAll {
+        /// What there is.
+        limit: usize,
+    },
+}
+
+impl Budget {
+    /// A budget for a process that may have so many descriptors open.
+    ///
+    /// Where they are few, no source gets more than half of the places.
+    pub(super) fn for_descriptors(limit: u64) -> Arc<Self> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let in_all = limit / SHARE.1 * SHARE.0;
+        Arc::new(Self {
+            in_all,
+            per_source: PER_SOURCE.min(in_all / 2),
+            open: Mutex::default(),
+        })
+    }
+
+    /// Takes a place for a connection from a source.
+    pub(super) fn claim(self: &Arc<Self>, source: IpAddr) -> Result<Place, Exhausted> {
+        let mut open = self.open();
+        if open.in_all >= self.in_all {
+            return Err(Exhausted::InAll { limit: self.in_all });
+        }
+        let of_source = open.by_source.entry(source).or_default();
+        if *of_source >= self.per_source {
+            return Err(Exhausted::Source {
+                source_address: source,
+                limit: self.per_source,
+            });
+        }
+        *of_source += 1;
+        open.in_all += 1;
+        Ok(Place {
+            budget: self.clone(),
+            source,
+        })
+    }
+
+    /// Whether a warning is due at an instant, which it then counts as given.
+    pub(super) fn may_warn(&self, now: Instant) -> bool {
+        let mut open = self.open();
+        let due = open.warned.is_none_or(|it| now >= it + WARNING_PAUSE);
+        if due {
+            open.warned = Some(now);
+        }
+        due
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.budget.open();
+        open.in_all -= 1;
+        if let Some(of_source) = open.by_source.get_mut(&self.source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                open.by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    #[test]
+    fn a_source_has_its_share_and_gives_it_back() {
+        // 28 places in all, 14 for a source.
+        let budget = Budget::for_descriptors(128);
+        let claim = |last, count| -> Vec<_> {
+            (0..count)
+                .map(|_| budget.claim(source(last)))
+                .collect::<Result<_, _>>()
+                .unwrap()
+        };
+        let mut first = claim(1, 14);
+        let exhausted = Exhausted::Source {
+            source_address: source(1),
+            limit: 14,
+        };
+        assert_eq!(budget.claim(source(1)).err(), Some(exhausted));
+        let second = claim(2, 14);
+        let exhausted = Exhausted::InAll { limit: 28 };
+        assert_eq!(budget.claim(source(3)).err(), Some(exhausted));
+        first.pop();
+        drop(claim(3, 1));
+        first.extend(claim(1, 1));
+        drop((first, second));
+        let open = budget.open();
+        assert_eq!((open.in_all, open.by_source.len()), (0, 0));
+    }
+
+    #[test]
+    fn many_descriptors_make_no_share_greater() {
+        assert_eq!(Budget::for_descriptors(1 << 20).per_source, PER_SOURCE);
+        assert_eq!(Budget::for_descriptors(u64::MAX).per_source, PER_SOURCE);
+    }
+
+    #[test]
+    fn warnings_are_rare() {
+        let (budget, now) = (Budget::for_descriptors(128), crate::clock::now());
+        assert!(budget.may_warn(now));
+        assert!(!budget.may_warn(now + WARNING_PAUSE / 2));
+        assert!(budget.may_warn(now + WARNING_PAUSE));
+    }
+}
