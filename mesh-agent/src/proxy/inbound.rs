@@ -14,7 +14,7 @@ use super::socket::Source;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
-use crate::model::{Authority, Snapshot};
+use crate::model::{Authority, Identity, Snapshot};
 use crate::pki::Certificates;
 use crate::route::{self, Rejection};
 
@@ -79,6 +79,7 @@ impl Inbound {
         socket::prepare(&stream).map_err(|error| error.to_string())?;
         let handler = Arc::new(Streams {
             world: self.world,
+            owner: identity,
             budget: self.budget,
         });
         hbone::serve(stream, &certificate, handler, &Limits::default(), shutdown)
@@ -90,6 +91,8 @@ impl Inbound {
 /// Decides on the streams of a tunnel.
 struct Streams {
     world: watch::Receiver<Snapshot>,
+    /// Whose certificate the peer was shown.
+    owner: Identity,
     budget: Arc<Budget>,
 }
 
@@ -116,7 +119,9 @@ impl Accept for Streams {
             log.service = Some(name.clone());
         }
         let reached = match self.budget.claim(request.remote.ip()) {
-            Ok(place) => reach(&snapshot, request).await.map(|tcp| (tcp, place)),
+            Ok(place) => reach(&snapshot, &self.owner, request)
+                .await
+                .map(|tcp| (tcp, place)),
             Err(exhausted) => Err((Refusal::Unreachable, exhausted.to_string())),
         };
         match reached {
@@ -145,9 +150,10 @@ impl Accept for Streams {
 /// Connects to the application from the client's own address; otherwise says what the peer and what our log is told.
 async fn reach(
     snapshot: &Snapshot,
+    owner: &Identity,
     request: &ConnectRequest,
 ) -> Result<TcpStream, (Refusal, String)> {
-    let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
+    let address = route::inbound(snapshot, request.local.ip(), owner, &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
     let connected = socket::connect(Source::Client(request.remote.ip()), address).await;
     connected.map_err(|error| {
