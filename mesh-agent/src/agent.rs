@@ -37,9 +37,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
-/// How long idle tunnels may take to close.
-const CLOSING: Duration = Duration::from_secs(1);
-
 /// Runs the agent of a node until it is told to stop or a part of it fails.
 ///
 /// # Errors
@@ -122,18 +119,16 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     info!("stopping");
     shutdown.cancel();
     connections.close();
-    if timeout(config.drain_deadline, connections.wait())
-        .await
-        .is_err()
-    {
+    let drain = async {
+        connections.wait().await;
+        drained.cancel();
+        pool.closed().await;
+    };
+    if timeout(config.drain_deadline, drain).await.is_err() {
         warn!(
             open = connections.len(),
             "connections cut at the drain deadline"
         );
-    }
-    drained.cancel();
-    if timeout(CLOSING, pool.closed()).await.is_err() {
-        warn!("tunnels cut");
     }
     stopped.cancel();
     parts.shutdown().await;

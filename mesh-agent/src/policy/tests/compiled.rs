@@ -33,7 +33,7 @@ impl Policies for Tables {
         found.next().unwrap_or(0)
     }
 
-    fn entry(&self, key: &PolicyKey) -> Option<PolicyEntry> {
+    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
         let number = key.port.number();
         let ports = (0..=16_u32).rev().map(|bits| {
             let rest = u16::MAX.checked_shr(bits).unwrap_or(0);
@@ -46,7 +46,7 @@ impl Policies for Tables {
             ..*key
         };
         let mut prefixes = ports.chain([(PolicyKey::ANY_PROTOCOL, any)]);
-        prefixes.find_map(|it| self.0.entries.get(&it).copied())
+        prefixes.find_map(|it| self.0.entries.get(&it))
     }
 }
 
