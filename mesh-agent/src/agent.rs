@@ -30,6 +30,7 @@ use crate::model::{Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
+use crate::refusals;
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
@@ -63,6 +64,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         mode: config.attach,
     })?;
     dataplane.attach_node()?;
+    let refused = dataplane.events()?;
 
     let (outbound, inbound, slots) = listeners()?;
     let options = world::Options {
@@ -106,6 +108,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(allowed.run(stopped.clone())));
+    let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
+    parts.spawn(part(refusals));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     let tokens = (shutdown.clone(), stopped.clone());
