@@ -245,9 +245,10 @@ impl<'a> Peers<'a> {
                 has_identity: workload.identity.is_some(),
             });
             marks.extend(self.from(workload.identity.as_ref(), address, true));
-            let own = views.iter().position(|it| it.workload.key == workload.key);
-            marks.extend(own.map(Mark::Own));
         }
+        // Others have given up their key.
+        let own = views.iter().position(|it| it.workload.key == workload.key);
+        marks.extend(own.map(Mark::Own));
         marks
     }
 

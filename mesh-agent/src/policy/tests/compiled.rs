@@ -370,6 +370,11 @@ fn a_pod_of_two_interfaces_reaches_itself() {
     let mut snapshot = here(&[&deny]);
     attach(&mut snapshot, "x", "a", &["10.0.2.1"]);
     agree(&snapshot, &[A, B, C, "10.0.2.1", OUTSIDE], &SOME_PORTS);
+    // Also when no pod judges ingress.
+    forget(&mut snapshot, &deny);
+    let out = "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{protocol: TCP}]}]}";
+    tell(&mut snapshot, &network_policy("x", "q", out));
+    agree(&snapshot, &[A, B, C, "10.0.2.1", OUTSIDE], &SOME_PORTS);
 }
 
 fn any_flow() -> impl Strategy<Value = Flow> {
