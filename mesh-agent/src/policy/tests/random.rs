@@ -20,7 +20,7 @@ const TRIES: usize = 12;
 const NAMESPACES: [&str; 3] = ["x", "y", "istio-system"];
 
 /// Where connections start and end: those of pods come first.
-const ADDRESSES: [&str; 10] = [
+pub(super) const ADDRESSES: [&str; 10] = [
     "10.0.0.1",
     "10.0.0.2",
     "10.0.0.3",
@@ -49,7 +49,7 @@ const PREFIXES: [&str; 13] = [
     "fd00::2/128",
 ];
 
-const PORTS: [u16; 6] = [53, 80, 81, 8080, 8090, 15008];
+pub(super) const PORTS: [u16; 6] = [53, 80, 81, 8080, 8090, 15008];
 
 /// An object of those fields that are there.
 fn object(fields: Vec<(&str, Option<Value>)>) -> Value {
@@ -369,7 +369,7 @@ fn some<S: Strategy<Value = Value> + 'static>(
     all.prop_map(|it| it.into_iter().flatten().collect())
 }
 
-fn any_objects() -> impl Strategy<Value = Vec<Value>> {
+pub(super) fn any_objects() -> impl Strategy<Value = Vec<Value>> {
     let namespaces: Vec<_> = NAMESPACES.map(a_namespace).into_iter().collect();
     let pods: Vec<_> = (0..7).map(a_pod).collect();
     let policies = (
@@ -404,7 +404,7 @@ fn any_try() -> impl Strategy<Value = Try> {
     })
 }
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     let told = std::env::var("MESH_POLICY_CASES").ok();
     told.map_or(4000, |it| {
         it.parse().expect("MESH_POLICY_CASES is a number")
