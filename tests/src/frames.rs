@@ -26,6 +26,7 @@ pub mod protocol {
     pub const AUTHENTICATION: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const DESTINATION_OPTIONS: u8 = 60;
+    pub const SCTP: u8 = 132;
 }
 
 const ETHERNET: usize = 14;
@@ -58,6 +59,7 @@ impl Frame {
         header[..2].copy_from_slice(&src.port().to_be_bytes());
         header[2..4].copy_from_slice(&dst.port().to_be_bytes());
         header[4..8].copy_from_slice(&0x1000_0000_u32.to_be_bytes());
+        header[8..12].copy_from_slice(&0x2000_0001_u32.to_be_bytes());
         header[12] = 5 << 4;
         header[13] = flags;
         header[14..16].copy_from_slice(&0xffff_u16.to_be_bytes());
@@ -258,6 +260,29 @@ pub fn ethernet(ethertype: u16) -> Vec<u8> {
     let mut frame = vec![0xff; ETHERNET + 46];
     frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
     frame
+}
+
+/// Asserts the checksums of a TCP segment without options or extension headers.
+///
+/// # Panics
+/// When one is wrong, or a length is not what the frame has.
+#[track_caller]
+pub fn assert_checksums(frame: &[u8]) {
+    let packet = &frame[ETHERNET..];
+    let (addresses, length, transport) = if packet[0] >> 4 == 4 {
+        assert_eq!(checksum(&packet[..20]), [0, 0], "the IPv4 header's");
+        assert_eq!(&packet[2..4], word(packet.len()).to_be_bytes());
+        (&packet[12..20], packet.len() - 20, &packet[20..])
+    } else {
+        let length = packet.len() - 40;
+        assert_eq!(&packet[4..6], word(length).to_be_bytes());
+        (&packet[8..40], length, &packet[40..])
+    };
+    let mut covered = addresses.to_vec();
+    covered.extend(word(length).to_be_bytes());
+    covered.extend([0, protocol::TCP]);
+    covered.extend(transport);
+    assert_eq!(checksum(&covered), [0, 0], "the TCP header's");
 }
 
 /// The Internet checksum (RFC 1071).

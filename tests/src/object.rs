@@ -5,13 +5,15 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
 use aya::programs::{SchedClassifier, SkLookup, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
-use mesh_common::maps::{Config, Flow, FlowKey, Pod, Service, Slot, Workload};
+use mesh_common::maps::{
+    ClassKey, Config, Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Service, Slot, Workload, flags,
+};
 use mesh_common::steer::Origin;
 use mesh_common::verdict::Hook;
 use mesh_common::{ABI_VERSION, names};
@@ -19,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::bpffs::Bpffs;
 use crate::counters::Counters;
-use crate::world::{Table, UPLINK, pod_cidrs};
+use crate::world::{Table, UPLINK};
 
 /// Where `cargo xtask build` leaves the object.
 pub fn path() -> PathBuf {
@@ -79,17 +81,6 @@ impl Object {
             .context("no program listen")?
             .try_into()?;
         listen.load().context("the verifier refused listen")?;
-        let mut config: Array<_, Config> = ebpf
-            .map_mut(names::MAP_CONFIG)
-            .context("no CONFIG")?
-            .try_into()?;
-        config.set(
-            0,
-            Config {
-                abi_version: ABI_VERSION,
-            },
-            0,
-        )?;
         Ok(Self {
             ebpf,
             _pins: pins,
@@ -97,8 +88,14 @@ impl Object {
         })
     }
 
-    /// Writes pods, workloads and services.
+    /// Writes everything but the flows.
     pub fn fill(&mut self, table: &Table) -> Result<()> {
+        let mut config: Array<_, Config> = self.map(names::MAP_CONFIG)?.try_into()?;
+        let entry = Config {
+            abi_version: ABI_VERSION,
+            revision: table.revision,
+        };
+        config.set(0, entry, 0)?;
         let mut pods: HashMap<_, u32, Pod> = self.map(names::MAP_PODS)?.try_into()?;
         for (ifindex, pod) in &table.pods {
             pods.insert(ifindex, pod, 0)?;
@@ -113,35 +110,49 @@ impl Object {
             services.insert(addr, Service { id: 1 }, 0)?;
         }
         let mut cidrs: LpmTrie<_, Addr, u32> = self.map(names::MAP_POD_CIDRS)?.try_into()?;
-        for (length, network) in pod_cidrs() {
-            cidrs.insert(&Key::new(length, network), 0, 0)?;
+        for (length, network, value) in table.pod_cidrs.iter() {
+            cidrs.insert(&Key::new(length, *network), value, 0)?;
+        }
+        let mut classes: LpmTrie<_, ClassKey, u32> = self.map(names::MAP_CLASSES)?.try_into()?;
+        for (length, key, class) in table.classes.iter() {
+            classes.insert(&Key::new(length, *key), class, 0)?;
+        }
+        let mut policy: LpmTrie<_, PolicyKey, PolicyEntry> =
+            self.map(names::MAP_POLICY)?.try_into()?;
+        for (length, key, entry) in table.policy.iter() {
+            policy.insert(&Key::new(length, *key), entry, 0)?;
         }
         Ok(())
     }
 
-    /// Replaces all recorded flows.
-    pub fn set_flows(&mut self, wanted: &BTreeMap<FlowKey, Flow>) -> Result<()> {
+    /// Replaces all recorded flows; each stands in the map for its pod.
+    pub fn set_flows(&mut self, table: &Table) -> Result<()> {
         for name in FLOWS {
             let mut flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
             let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
             for key in keys {
                 flows.remove(&key)?;
             }
-        }
-        let mut flows: HashMap<_, FlowKey, Flow> = self.map(names::MAP_FLOWS)?.try_into()?;
-        for (key, flow) in wanted {
-            flows.insert(key, flow, 0)?;
+            for (key, flow) in table
+                .flows
+                .iter()
+                .filter(|(key, _)| map_of(table, key) == name)
+            {
+                flows.insert(key, flow, 0)?;
+            }
         }
         Ok(())
     }
 
-    /// All recorded flows.
-    pub fn flows(&mut self) -> Result<BTreeMap<FlowKey, Flow>> {
+    /// All recorded flows; fails when one does not stand in the map for its pod.
+    pub fn flows(&mut self, table: &Table) -> Result<BTreeMap<FlowKey, Flow>> {
         let mut all = BTreeMap::new();
         for name in FLOWS {
             let flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
             for entry in &flows {
-                all.extend([entry?]);
+                let (key, flow) = entry?;
+                ensure!(map_of(table, &key) == name, "{key:?} is in {name}");
+                all.insert(key, flow);
             }
         }
         Ok(all)
@@ -220,6 +231,16 @@ impl Object {
 
 /// The maps of flows, of enrolled and of plain pods.
 const FLOWS: [&str; 2] = [names::MAP_FLOWS, names::MAP_PLAIN_FLOWS];
+
+/// The map of a flow, by what its pod may have.
+fn map_of(table: &Table, key: &FlowKey) -> &'static str {
+    let pod = table.pods.get(&key.ifindex);
+    if pod.is_some_and(|pod| pod.flags & flags::SOCKETS != 0) {
+        names::MAP_FLOWS
+    } else {
+        names::MAP_PLAIN_FLOWS
+    }
+}
 
 /// Size of the kernel's `struct __sk_buff`, in bytes, and the positions of some of its `u32` fields.
 const SK_BUFF: usize = 192;

@@ -5,11 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::addr::{Addr, Port};
-use mesh_common::maps::{Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Workload, flags};
+use mesh_common::maps::{
+    ClassKey, Flow, FlowKey, Opener, Pod, PodCidr, PolicyEntry, PolicyKey, Workload, flags,
+};
 use mesh_common::packet::Packet;
 use mesh_common::policy::Policies;
 use mesh_common::steer::{self, Origin, Steer, World};
 use mesh_common::verdict::Hook;
+
+use crate::frames::protocol;
+use crate::rules;
+use crate::trie::Trie;
 
 /// IP families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,16 @@ pub enum Who {
     Left,
     /// A plain pod of this node under a STRICT policy, which means nothing without the mesh.
     PlainStrict,
+    /// A plain pod of this node under policy.
+    Judged,
+    /// An enrolled one.
+    JudgedEnrolled,
+    /// A plain pod of this node under ingress policy alone.
+    OnlyIngress,
+    /// A plain pod of this node under egress policy alone, of another generation.
+    OnlyEgress,
+    /// A plain pod of this node under a policy that is not there.
+    Unruled,
     /// An enrolled pod of another node.
     Remote,
     /// A plain pod of another node.
@@ -55,6 +71,8 @@ pub enum Who {
     Untold,
     /// An address that nobody owns.
     Stranger,
+    /// One of the same network, which policy tells apart.
+    Outcast,
 }
 
 /// Interface of the uplink.
@@ -64,18 +82,24 @@ pub const NO_POD: u32 = 31;
 
 impl Who {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Enrolled,
         Self::Neighbour,
         Self::Strict,
         Self::Plain,
         Self::Left,
         Self::PlainStrict,
+        Self::Judged,
+        Self::JudgedEnrolled,
+        Self::OnlyIngress,
+        Self::OnlyEgress,
+        Self::Unruled,
         Self::Remote,
         Self::RemotePlain,
         Self::Service,
         Self::Untold,
         Self::Stranger,
+        Self::Outcast,
     ];
 
     /// The address.
@@ -87,11 +111,17 @@ impl Who {
             Self::Plain => pod_address(1, 5),
             Self::Left => pod_address(1, 6),
             Self::PlainStrict => pod_address(1, 7),
+            Self::Judged => pod_address(1, 8),
+            Self::JudgedEnrolled => pod_address(1, 9),
+            Self::OnlyIngress => pod_address(1, 10),
+            Self::OnlyEgress => pod_address(1, 11),
+            Self::Unruled => pod_address(1, 12),
             Self::Remote => pod_address(2, 2),
             Self::RemotePlain => pod_address(2, 3),
             Self::Service => ([10, 96, 0, 10], [0xfd00, 0x96, 0, 0, 0, 0, 0, 10]),
             Self::Untold => pod_address(2, 9),
             Self::Stranger => ([192, 0, 2, 1], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+            Self::Outcast => ([192, 0, 2, 2], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 2]),
         };
         match family {
             Family::V4 => v4.into(),
@@ -113,23 +143,48 @@ impl Who {
             Self::Plain => 13,
             Self::Left => 14,
             Self::PlainStrict => 15,
-            Self::Remote | Self::RemotePlain | Self::Service | Self::Untold | Self::Stranger => 0,
+            Self::Judged => 16,
+            Self::JudgedEnrolled => 17,
+            Self::OnlyIngress => 18,
+            Self::OnlyEgress => 19,
+            Self::Unruled => 20,
+            Self::Remote
+            | Self::RemotePlain
+            | Self::Service
+            | Self::Untold
+            | Self::Stranger
+            | Self::Outcast => 0,
         }
     }
 
     /// The flags of a workload; `None` for what is none.
     pub fn flags(self) -> Option<u32> {
         const MESHED: u32 = flags::LOCAL | flags::ENROLLED | flags::SOCKETS;
+        const JUDGED: u32 = flags::INGRESS | flags::EGRESS;
         Some(match self {
             Self::Enrolled | Self::Neighbour => MESHED,
             Self::Strict => MESHED | flags::STRICT,
             Self::Plain => flags::LOCAL,
             Self::PlainStrict => flags::LOCAL | flags::STRICT,
             Self::Left => flags::LOCAL | flags::SOCKETS,
+            Self::Judged | Self::Unruled => flags::LOCAL | JUDGED,
+            Self::JudgedEnrolled => MESHED | JUDGED,
+            Self::OnlyIngress => flags::LOCAL | flags::INGRESS,
+            Self::OnlyEgress => flags::LOCAL | flags::EGRESS,
             Self::Remote => flags::ENROLLED,
             Self::RemotePlain => 0,
-            Self::Service | Self::Untold | Self::Stranger => return None,
+            Self::Service | Self::Untold | Self::Stranger | Self::Outcast => return None,
         })
+    }
+
+    /// The policy set of a pod, and the generation of the classes it is about.
+    fn policy(self) -> (u32, u32) {
+        match self {
+            Self::Judged | Self::OnlyIngress => (rules::SET, rules::GENERATION),
+            Self::JudgedEnrolled => (rules::TCP_SET, rules::GENERATION),
+            Self::OnlyEgress => (rules::SET, rules::OTHER_GENERATION),
+            _ => (rules::NO_SET, rules::GENERATION),
+        }
     }
 
     /// MAC address of a local pod's own end of its veth.
@@ -146,26 +201,45 @@ fn pod_address(node: u8, pod: u8) -> ([u8; 4], [u16; 8]) {
 /// MAC address of the host's end of every veth.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// Pod CIDRs of the nodes: length of the prefix in bits of an [`Addr`], and the network.
-pub fn pod_cidrs() -> impl Iterator<Item = (u32, Addr)> {
-    let nodes = [1, 2].into_iter();
-    nodes.flat_map(|node| {
+/// Pod CIDRs of the nodes.
+fn pod_cidrs() -> Trie<PodCidr, u32> {
+    let mut cidrs = Trie::default();
+    for node in [1, 2] {
         let (v4, v6) = pod_address(node, 0);
-        [
-            (120, IpAddr::from(v4).into()),
-            (64, IpAddr::from(v6).into()),
-        ]
-    })
+        cidrs.insert(120, IpAddr::from(v4).into(), 0);
+        cidrs.insert(64, IpAddr::from(v6).into(), 0);
+    }
+    cidrs
 }
 
-/// The flow between two ends, as the first sees it, a pod at `ifindex`.
+/// The revision in force.
+pub const REVISION: u32 = 7;
+
+/// The record of a flow through the node's stack, judged under the revision in force.
+pub const fn plain(opener: Opener) -> Flow {
+    Flow {
+        neighbour: 0,
+        opener: opener as u32,
+        revision: REVISION,
+    }
+}
+
+/// The record of a flow by the short cut to a pod, judged under the revision in force.
+pub fn local(neighbour: Who, opener: Opener) -> Flow {
+    Flow {
+        neighbour: neighbour.ifindex(),
+        ..plain(opener)
+    }
+}
+
+/// The TCP flow between two ends, as the first sees it, a pod at `ifindex`.
 pub fn flow(ifindex: u32, pod: SocketAddr, peer: SocketAddr) -> FlowKey {
     FlowKey {
         ifindex,
         peer: peer.ip().into(),
         pod_port: Port::new(pod.port()),
         peer_port: Port::new(peer.port()),
-        protocol: 6,
+        protocol: protocol::TCP.into(),
     }
 }
 
@@ -178,14 +252,28 @@ pub struct Table {
     pub workloads: BTreeMap<Addr, Workload>,
     /// `SERVICES`.
     pub services: BTreeSet<Addr>,
-    /// `FLOWS`.
+    /// `POD_CIDRS`.
+    pub pod_cidrs: Trie<PodCidr, u32>,
+    /// `CLASSES`.
+    pub classes: Trie<ClassKey, u32>,
+    /// `POLICY`.
+    pub policy: Trie<PolicyKey, PolicyEntry>,
+    /// `FLOWS` and `PLAIN_FLOWS`.
     pub flows: BTreeMap<FlowKey, Flow>,
+    /// `CONFIG`.
+    pub revision: u32,
 }
 
 impl Table {
     /// The cluster of [`Who`], in both families, without flows.
     pub fn cluster() -> Self {
-        let mut table = Self::default();
+        let mut table = Self {
+            pod_cidrs: pod_cidrs(),
+            classes: rules::classes(),
+            policy: rules::policy(),
+            revision: REVISION,
+            ..Self::default()
+        };
         for (who, id) in Who::ALL.into_iter().zip(1..) {
             let [v4, v6] = Family::BOTH.map(|family| Addr::from(who.ip(family)));
             if who == Who::Service {
@@ -198,6 +286,7 @@ impl Table {
             let workload = Workload { id, flags, ifindex };
             table.workloads.extend([(v4, workload), (v6, workload)]);
             if ifindex != 0 {
+                let (policy, generation) = who.policy();
                 let pod = Pod {
                     addr4: v4,
                     addr6: v6,
@@ -205,8 +294,8 @@ impl Table {
                     flags,
                     mac: who.mac(),
                     host_mac: HOST_MAC,
-                    policy: 0,
-                    generation: 0,
+                    policy,
+                    generation,
                 };
                 table.pods.insert(ifindex, pod);
             }
@@ -230,12 +319,16 @@ impl Table {
 }
 
 impl Policies for Table {
-    fn class(&self, _: u32, _: &Addr) -> u32 {
-        0
+    fn class(&self, generation: u32, addr: &Addr) -> u32 {
+        let key = ClassKey {
+            generation,
+            addr: *addr,
+        };
+        self.classes.get(&key).copied().unwrap_or(0)
     }
 
-    fn entry(&self, _: &PolicyKey) -> Option<&PolicyEntry> {
-        None
+    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        self.policy.get(key)
     }
 }
 
@@ -245,7 +338,7 @@ impl World for Table {
     }
 
     fn revision(&self) -> u32 {
-        0
+        self.revision
     }
 
     fn workload(&self, addr: &Addr) -> Option<&Workload> {
@@ -257,11 +350,7 @@ impl World for Table {
     }
 
     fn is_pod_address(&self, addr: &Addr) -> bool {
-        let bits = |addr: Addr| match IpAddr::from(addr) {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        pod_cidrs().any(|(length, network)| (bits(*addr) ^ bits(network)) >> (128 - length) == 0)
+        self.pod_cidrs.get(addr).is_some()
     }
 
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {

@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use mesh_common::maps::{Flow, FlowKey, Slot};
+use mesh_common::maps::{Flow, FlowKey, Opener, Slot};
 use mesh_common::names::{MARK_AGENT, MARK_MASK};
-use mesh_common::packet::Packet;
-use mesh_common::steer::{Steer, Verb};
+use mesh_common::packet::{Bytes, Packet};
+use mesh_common::reset;
+use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::counters::Packets;
+use mesh_tests::frames;
 use mesh_tests::netns::Netns;
 use mesh_tests::object::{Object, action};
 use mesh_tests::vectors::{self, Vector};
-use mesh_tests::world::{Decision, HOST_MAC, NO_POD, Table, UPLINK, Who};
+use mesh_tests::world::{Decision, HOST_MAC, NO_POD, REVISION, Table, UPLINK, Who, local, plain};
 
 /// A mark with a foreign bit, and with ours as a pod might forge them.
 const FORGED: u32 = MARK_AGENT | 0x4000;
@@ -45,14 +47,14 @@ fn the_object_agrees_with_the_host_on_damaged_packets() -> Result<()> {
         object.set_listeners(listener, |_| true)?;
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let vectors = vectors::all();
+        let mut table = Table::cluster();
         for round in 0..20_000 {
             let mut vector = vectors[random.below(vectors.len())].clone();
             damage(&mut vector.frame, &mut random);
             if !is_runnable(&vector) {
                 continue;
             }
-            let mut table = Table::cluster();
-            table.flows.extend(vector.recorded);
+            table.flows.clone_from(&vector.recorded);
             vector.expect = table.decide(vector.hook, vector.ifindex, vector.origin, &vector.frame);
             let packet = Packet::parse(vector.frame.as_slice());
             vector.flow = Some(match vector.hook {
@@ -80,8 +82,9 @@ fn in_namespace(
         for who in Who::ALL {
             let index = who.ifindex();
             if index != 0 {
+                let inside = index + 100;
                 netns.ip(&format!(
-                    "link add p{index} index {index} type veth peer name q{index}"
+                    "link add p{index} index {index} type veth peer name q{index} index {inside}"
                 ))?;
             }
         }
@@ -132,66 +135,132 @@ struct Effect {
     outcome: Outcome,
     action: u32,
     flows: BTreeMap<FlowKey, Flow>,
-    redirected: Option<u32>,
+    frame: Vec<u8>,
+    /// Our bits of the mark.
+    mark: u32,
 }
 
-fn effect(vector: &Vector, slots: Slots) -> Result<Effect> {
-    let Steer { verb, argument } = match vector.expect {
+impl Effect {
+    /// A packet that stays as it is.
+    fn unchanged(vector: &Vector, outcome: Outcome, action: u32) -> Result<Self> {
+        Ok(Self {
+            outcome,
+            action,
+            flows: flows_after(vector)?,
+            frame: vector.frame.clone(),
+            mark: 0,
+        })
+    }
+
+    fn of(vector: &Vector, slots: Slots) -> Result<Self> {
+        let Steer { verb, argument } = steer(vector);
+        let unchanged = |outcome, action| Self::unchanged(vector, outcome, action);
+        match verb {
+            Verb::Pass | Verb::PassNew | Verb::PassRenew | Verb::PassAgent | Verb::SocketOrPass => {
+                unchanged(Outcome::Pass, action::OK)
+            }
+            Verb::Local | Verb::LocalNew | Verb::LocalRenew | Verb::SocketOrLocal => {
+                let mut effect = unchanged(Outcome::Local, action::REDIRECT)?;
+                let mut pods = Who::ALL.into_iter();
+                let to = pods.find(|who| who.ifindex() == argument);
+                effect.frame[..6].copy_from_slice(&to.context("a local pod")?.mac());
+                effect.frame[6..12].copy_from_slice(&HOST_MAC);
+                Ok(effect)
+            }
+            Verb::Capture | Verb::SocketOrListener => match slots {
+                Slots::Filled => unchanged(Outcome::AssignFailed, action::SHOT),
+                Slots::Empty => unchanged(Outcome::AgentAbsent, action::SHOT),
+            },
+            Verb::Drop => unchanged(outcome(argument)?, action::SHOT),
+            Verb::Reset => {
+                let mut effect = unchanged(outcome(argument)?, action::SHOT)?;
+                if let Some(answer) = reset_for(&vector.frame) {
+                    effect.action = action::REDIRECT;
+                    effect.frame = answer;
+                    effect.mark = MARK_AGENT;
+                }
+                Ok(effect)
+            }
+        }
+    }
+}
+
+fn steer(vector: &Vector) -> Steer {
+    match vector.expect {
         Decision::UnknownPod => Steer {
             verb: Verb::Drop,
             argument: Outcome::UnknownPod as u32,
         },
         Decision::Steer(steer) => steer,
-    };
+    }
+}
+
+fn outcome(number: u32) -> Result<Outcome> {
+    let outcome = Outcome::ALL.get(usize::try_from(number)?);
+    outcome.copied().context("an outcome")
+}
+
+/// The records once the packet has been seen.
+fn flows_after(vector: &Vector) -> Result<BTreeMap<FlowKey, Flow>> {
+    let Steer { verb, argument } = steer(vector);
     let flow = || vector.flow.context("the table tells no flow");
-    let mut flows: BTreeMap<_, _> = vector.recorded.into_iter().collect();
+    let mut flows = vector.recorded.clone();
     match verb {
-        Verb::PassNew => flows.extend([(flow()?, Flow::PLAIN)]),
-        Verb::LocalNew => {
-            let (ours, neighbour) = (flow()?, argument);
-            let theirs = Packet::parse(&*vector.frame).flow_of_destination(neighbour);
-            flows.extend([
-                (ours, Flow::local(neighbour)),
-                (theirs, Flow::local(ours.ifindex)),
-            ]);
+        Verb::PassNew => {
+            let judged = Flow {
+                opener: argument,
+                ..plain(Opener::Pod)
+            };
+            flows.insert(flow()?, judged);
         }
-        Verb::PassAgent | Verb::Capture => {
+        Verb::PassRenew | Verb::LocalRenew => {
+            let record = flows.get_mut(&flow()?).context("a record")?;
+            record.revision = REVISION;
+        }
+        Verb::LocalNew => {
+            let find = |index| Who::ALL.into_iter().find(|who| who.ifindex() == index);
+            let here = find(vector.ifindex).context("a local pod")?;
+            let there = find(argument).context("a local pod")?;
+            let theirs = Packet::parse(&*vector.frame).flow_of_destination(argument);
+            flows.insert(flow()?, local(there, Opener::Pod));
+            flows.insert(theirs, local(here, Opener::Peer));
+        }
+        Verb::PassAgent | Verb::Capture | Verb::Reset => {
             flows.remove(&flow()?);
         }
-        _ => {}
+        Verb::Pass
+        | Verb::Local
+        | Verb::SocketOrListener
+        | Verb::SocketOrLocal
+        | Verb::SocketOrPass
+        | Verb::Drop => {}
     }
-    let (outcome, action, redirected) = match verb {
-        Verb::Pass | Verb::PassNew | Verb::PassAgent | Verb::SocketOrPass => {
-            (Outcome::Pass, action::OK, None)
-        }
-        Verb::Local | Verb::LocalNew | Verb::SocketOrLocal => {
-            (Outcome::Local, action::REDIRECT, Some(argument))
-        }
-        Verb::Capture | Verb::SocketOrListener => match slots {
-            Slots::Filled => (Outcome::AssignFailed, action::SHOT, None),
-            Slots::Empty => (Outcome::AgentAbsent, action::SHOT, None),
-        },
-        Verb::Drop => {
-            let index = usize::try_from(argument)?;
-            (
-                *Outcome::ALL.get(index).context("an outcome")?,
-                action::SHOT,
-                None,
-            )
-        }
+    Ok(flows)
+}
+
+/// The reset of the sender of a frame; `None` for a reset.
+fn reset_for(frame: &[u8]) -> Option<Vec<u8>> {
+    let packet = Packet::parse(frame);
+    let length = u32::try_from(frame.len()).ok()? - packet.transport;
+    let header = frame.load::<reset::Header>(packet.transport)?;
+    let tcp = reset::answer(&packet, &header, length)?;
+    let (ipv4, ipv6) = (reset::ipv4(&packet), reset::ipv6(&packet));
+    let ip = if packet.src.is_v4() {
+        &ipv4[..]
+    } else {
+        &ipv6[..]
     };
-    Ok(Effect {
-        outcome,
-        action,
-        flows,
-        redirected,
-    })
+    let mut answer = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
+    answer.extend(ip.iter().chain(&tcp).flat_map(|word| word.to_ne_bytes()));
+    Some(answer)
 }
 
 fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
     let name = &vector.name;
-    let effect = effect(vector, slots).with_context(|| name.clone())?;
-    object.set_flows(&vector.recorded.into_iter().collect())?;
+    let effect = Effect::of(vector, slots).with_context(|| name.clone())?;
+    let mut table = Table::cluster();
+    table.flows.clone_from(&vector.recorded);
+    object.set_flows(&table)?;
     let before = object.counters()?;
     // Only what comes from inside can bear a mark of its choice.
     let forged = vector.hook == Hook::FromPod;
@@ -214,20 +283,17 @@ fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
         .map(|outcome| moved.total(*outcome))
         .sum();
     assert_eq!(total, 1, "counters: {name}\n{moved}");
-    assert_eq!(object.flows()?, effect.flows, "flows: {name}");
-    if forged {
-        assert_eq!(ran.mark, FORGED & !MARK_MASK, "mark: {name}");
+    assert_eq!(object.flows(&table)?, effect.flows, "flows: {name}");
+    let kept = match (vector.hook, vector.origin) {
+        (Hook::FromPod, _) => FORGED & !MARK_MASK,
+        (_, Origin::Agent) => MARK_AGENT,
+        (_, Origin::Forwarded | Origin::Node) => 0,
+    };
+    assert_eq!(ran.mark, kept | effect.mark, "mark: {name}");
+    assert_eq!(ran.frame, effect.frame, "bytes: {name}");
+    if effect.mark == MARK_AGENT {
+        frames::assert_checksums(&ran.frame);
     }
-    let mut frame = vector.frame.clone();
-    if let Some(pod) = effect.redirected {
-        let to = Who::ALL
-            .into_iter()
-            .find(|who| who.ifindex() == pod)
-            .context("a local pod")?;
-        frame[..6].copy_from_slice(&to.mac());
-        frame[6..12].copy_from_slice(&HOST_MAC);
-    }
-    assert_eq!(ran.frame, frame, "bytes: {name}");
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! The shape of the table.
 
-use mesh_common::maps::{Flow, FlowKey, Slot};
+use std::collections::BTreeMap;
+
+use mesh_common::maps::{Flow, FlowKey, Opener, Slot};
 use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
 use crate::frames::Frame;
+use crate::rules;
 use crate::world::{Decision, Family, Who, flow};
 
 /// One packet and its fate.
@@ -22,8 +25,8 @@ pub struct Vector {
     pub frame: Vec<u8>,
     /// The flow that is recorded or forgotten, as the local pod sees it; not told where no flow is touched.
     pub flow: Option<FlowKey>,
-    /// A flow that is recorded before.
-    pub recorded: Option<(FlowKey, Flow)>,
+    /// Flows that are recorded before.
+    pub recorded: BTreeMap<FlowKey, Flow>,
     /// What is decided.
     pub expect: Decision,
 }
@@ -44,7 +47,7 @@ pub fn all() -> Vec<Vector> {
 /// The port of whoever opens a connection.
 pub(super) const CLIENT: u16 = 40_000;
 /// An ordinary port that is connected to.
-pub(super) const SERVER: u16 = 8_080;
+pub(super) const SERVER: u16 = rules::SERVER;
 
 /// The decision on malformed packets at a pod's device.
 pub(super) const MALFORMED: Decision = Decision::Steer(drop(Outcome::Malformed));
@@ -67,6 +70,22 @@ pub(super) fn to_pod(verb: Verb, pod: Who) -> Steer {
     Steer {
         verb,
         argument: pod.ifindex(),
+    }
+}
+
+/// The first packet of a flow that passes.
+pub(super) const fn new(opener: Opener) -> Steer {
+    Steer {
+        verb: Verb::PassNew,
+        argument: opener as u32,
+    }
+}
+
+/// To nobody, and the sender is told.
+pub(super) const fn reset(outcome: Outcome) -> Steer {
+    Steer {
+        verb: Verb::Reset,
+        argument: outcome as u32,
     }
 }
 
@@ -108,7 +127,7 @@ impl Rows {
             origin: Origin::Forwarded,
             frame,
             flow: None,
-            recorded: None,
+            recorded: BTreeMap::new(),
             expect,
         });
         self.vectors.last_mut().expect("just pushed")

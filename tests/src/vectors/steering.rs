@@ -1,17 +1,19 @@
 //! Who may reach whom, and by which way.
 
 use mesh_common::HBONE_PORT;
-use mesh_common::maps::{Flow, Slot};
+use mesh_common::maps::{Flow, Opener, Slot};
 use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, MALFORMED, Rows, SERVER, Vector, drop, steer, to_agent, to_pod};
+use super::rows::{
+    CLIENT, MALFORMED, Rows, SERVER, Vector, drop, new, reset, steer, to_agent, to_pod,
+};
 use crate::frames::{Frame, ethernet, flag};
 use crate::world::Who::{
     Enrolled, Left, Neighbour, Plain, PlainStrict, Remote, RemotePlain, Service, Stranger, Strict,
     Untold,
 };
-use crate::world::{Decision, NO_POD, UPLINK, Who};
+use crate::world::{Decision, NO_POD, UPLINK, Who, local, plain};
 
 impl Rows {
     /// Adds the vectors of this file.
@@ -43,7 +45,7 @@ impl Rows {
     fn pod_opens(&mut self) {
         let outbound = to_agent(Verb::Capture, Slot::Outbound);
         let inbound = to_agent(Verb::Capture, Slot::Inbound);
-        let plain = steer(Verb::PassNew);
+        let plain = new(Opener::Pod);
         self.opens("enrolled to remote enrolled is captured", Enrolled, Remote, SERVER, outbound);
         self.opens("enrolled to a service is captured", Enrolled, Service, SERVER, outbound);
         self.opens("enrolled to its neighbour is short-cut", Enrolled, Neighbour, SERVER, to_pod(Verb::LocalNew, Neighbour));
@@ -90,7 +92,8 @@ impl Rows {
             let frame = self.segment(from_port, to, flags).bytes();
             let expect = Decision::Steer(verdict);
             let vector = self.add(&name, Hook::FromPod, from.ifindex(), frame, expect);
-            vector.recorded = record.map(|flow| (key, flow));
+            vector.flow = Some(key);
+            vector.recorded = record.map(|flow| (key, flow)).into_iter().collect();
         }
     }
 
@@ -99,9 +102,9 @@ impl Rows {
     fn pod_goes_on(&mut self) {
         let outbound = to_agent(Verb::SocketOrListener, Slot::Outbound);
         let inbound = to_agent(Verb::SocketOrListener, Slot::Inbound);
-        let plain = Some(Flow::PLAIN);
+        let plain = Some(plain(Opener::Pod));
         let evicted = to_pod(Verb::SocketOrLocal, Neighbour);
-        let local = |to: Who| Some(Flow::local(to.ifindex()));
+        let local = |to| Some(local(to, Opener::Pod));
         self.goes_on("orphan to remote enrolled stays", Enrolled, (Remote, SERVER), None, outbound);
         self.goes_on("orphan to a stranger stays", Enrolled, (Stranger, SERVER), None, outbound);
         self.goes_on("orphan to a plain pod stays", Enrolled, (Plain, SERVER), None, outbound);
@@ -213,21 +216,21 @@ impl Rows {
             Enrolled,
             syn,
             Forwarded,
-            steer(Verb::PassNew),
+            new(Opener::Peer),
         );
         self.reaches(
-            "plaintext to a strict pod is dropped",
+            "plaintext to a strict pod is refused",
             Strict,
             syn,
             Forwarded,
-            drop(Outcome::Strict),
+            reset(Outcome::Strict),
         );
         self.reaches(
             "a probe reaches a strict pod",
             Strict,
             syn,
             Node,
-            steer(Verb::PassNew),
+            new(Opener::Node),
         );
         self.reaches(
             "the agent reaches a strict pod",
@@ -241,14 +244,14 @@ impl Rows {
             PlainStrict,
             syn,
             Forwarded,
-            steer(Verb::PassNew),
+            new(Opener::Peer),
         );
         self.reaches(
             "plaintext to a plain pod passes",
             Plain,
             syn,
             Forwarded,
-            steer(Verb::PassNew),
+            new(Opener::Peer),
         );
         for to in [Enrolled, Strict, Left] {
             let name = format!("an orphan to {to:?} is dropped");
@@ -270,9 +273,10 @@ impl Rows {
             steer(Verb::Pass),
         );
         for (to, path) in [
-            (Enrolled, Flow::PLAIN),
-            (Strict, Flow::PLAIN),
-            (Enrolled, Flow::local(Neighbour.ifindex())),
+            (Enrolled, plain(Opener::Pod)),
+            (Enrolled, plain(Opener::Peer)),
+            (Strict, plain(Opener::Node)),
+            (Enrolled, local(Neighbour, Opener::Peer)),
         ] {
             let key = self.flow((to, SERVER), (Stranger, CLIENT));
             let vector = self.reaches(
@@ -282,7 +286,7 @@ impl Rows {
                 Forwarded,
                 steer(Verb::Pass),
             );
-            vector.recorded = Some((key, path));
+            vector.recorded.insert(key, path);
         }
         let hook = Hook::ToPod;
         let to = Enrolled.ifindex();

@@ -3,9 +3,9 @@ use crate::world::Table;
 
 #[test]
 fn steer_decides_as_the_table_says() {
+    let mut table = Table::cluster();
     for vector in all() {
-        let mut table = Table::cluster();
-        table.flows.extend(vector.recorded);
+        table.flows = vector.recorded;
         let decided = table.decide(vector.hook, vector.ifindex, vector.origin, &vector.frame);
         assert_eq!(decided, vector.expect, "{}", vector.name);
     }
