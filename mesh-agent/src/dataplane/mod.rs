@@ -3,10 +3,14 @@
 pub mod attach;
 pub mod bpffs;
 mod error;
+mod flows;
 mod load;
 mod maps;
 pub mod plan;
 mod policy;
+mod refused;
+mod sys;
 
 pub use error::Error;
 pub use load::{Dataplane, Options};
+pub use refused::Refused;
