@@ -31,6 +31,7 @@ use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
 use crate::refusals;
+use crate::revocation;
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
@@ -75,8 +76,17 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         trust_domain: config.trust_domain.clone(),
         ..Settings::for_node(config.node.as_str())
     });
-    let (world, snapshots) =
-        World::restore(snapshot, dataplane, network, store, options, slots).await?;
+    let (revocations, revoker) = revocation::revocations();
+    let (world, snapshots) = World::restore(
+        snapshot,
+        dataplane,
+        network,
+        revocations,
+        store,
+        options,
+        slots,
+    )
+    .await?;
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
@@ -112,6 +122,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(refusals));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
+    parts.spawn(part(revoker.run(stopped.clone())));
     let tokens = (shutdown.clone(), stopped.clone());
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));

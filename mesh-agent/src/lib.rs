@@ -16,5 +16,6 @@ pub mod pki;
 pub mod policy;
 pub mod proxy;
 pub mod refusals;
+pub mod revocation;
 pub mod route;
 pub mod world;

@@ -75,6 +75,15 @@ pub enum Error {
     /// The ring buffer of refusals cannot be waited for.
     #[error("reading refusals")]
     Events(#[source] io::Error),
+    /// The records of flows cannot be read.
+    #[error("reading map {map}")]
+    Flows {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A listener cannot be put into its slot.
     #[error("cannot publish the {slot:?} listener")]
     Listener {

@@ -18,6 +18,7 @@ mod peers;
 mod ports;
 mod regions;
 mod row;
+mod tables;
 mod view;
 
 use std::collections::BTreeMap;

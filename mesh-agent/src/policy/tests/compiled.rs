@@ -1,12 +1,11 @@
 //! Compiled policy, looked up as the kernel does, against the engine: case by case, on random worlds, and on large ones.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use mesh_common::addr::{Addr, Port};
-use mesh_common::maps::{self, PolicyEntry, PolicyKey, flags};
-use mesh_common::policy::{self as kernel, Policies};
+use mesh_common::maps::{self, flags};
+use mesh_common::policy as kernel;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -15,40 +14,8 @@ use super::*;
 use crate::model::WorkloadKey;
 use crate::policy::compile::{Compiled, compile};
 
-/// The tables, looked up by the longest prefix.
+/// What a snapshot's policies come to.
 struct Tables(Compiled);
-
-impl Policies for Tables {
-    fn class(&self, _generation: u32, addr: &Addr) -> u32 {
-        let octets = match IpAddr::from(*addr) {
-            IpAddr::V4(it) => it.to_ipv6_mapped(),
-            IpAddr::V6(it) => it,
-        };
-        let number = u128::from(octets);
-        let mut found = (0..=128_u32).rev().filter_map(|bits| {
-            let rest = u128::MAX.checked_shr(bits).unwrap_or(0);
-            let first = Ipv6Addr::from(number & !rest).into();
-            self.0.classes.get(&(bits, first)).copied()
-        });
-        found.next().unwrap_or(0)
-    }
-
-    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
-        let number = key.port.number();
-        let ports = (0..=16_u32).rev().map(|bits| {
-            let rest = u16::MAX.checked_shr(bits).unwrap_or(0);
-            let port = Port::new(number & !rest);
-            (PolicyKey::ANY_PORT + bits, PolicyKey { port, ..*key })
-        });
-        let any = PolicyKey {
-            protocol: 0,
-            port: Port::new(0),
-            ..*key
-        };
-        let mut prefixes = ports.chain([(PolicyKey::ANY_PROTOCOL, any)]);
-        prefixes.find_map(|it| self.0.entries.get(&it))
-    }
-}
 
 impl Tables {
     /// A local pod's interface as the kernel knows it.
@@ -112,7 +79,7 @@ impl Flow {
             },
         );
         let to = (u32::from(self.protocol), Port::new(self.port));
-        let compiled = kernel::allows(tables, &pod, direction, &other, self.proved, to);
+        let compiled = kernel::allows(&tables.0, &pod, direction, &other, self.proved, to);
         let identity = peer.and_then(|it| it.identity.as_ref());
         let ends = [(self.peer, peer), (own, Some(me))];
         let [from, into] = if ingress { ends } else { [ends[1], ends[0]] };
