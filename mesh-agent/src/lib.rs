@@ -15,5 +15,6 @@ pub mod network;
 pub mod pki;
 pub mod policy;
 pub mod proxy;
+pub mod refusals;
 pub mod route;
 pub mod world;

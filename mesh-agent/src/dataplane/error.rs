@@ -72,6 +72,9 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// The ring buffer of refusals cannot be waited for.
+    #[error("reading refusals")]
+    Events(#[source] io::Error),
     /// A listener cannot be put into its slot.
     #[error("cannot publish the {slot:?} listener")]
     Listener {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use aya::maps::{Array, MapData, SockMap};
+use aya::maps::{Array, MapData, RingBuf, SockMap};
 use aya::programs::{SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
@@ -14,7 +14,7 @@ use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
+    MAP_CONFIG, MAP_EVENTS, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
     PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
 };
 
@@ -22,7 +22,7 @@ use super::attach::{self, Mode, pin_path};
 use super::maps::{Mirror, Trie, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
-use super::{Error, bpffs};
+use super::{Error, Events, bpffs};
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
 
@@ -86,6 +86,16 @@ impl Dataplane {
             ebpf,
             options,
         })
+    }
+
+    /// What the programs tell of packets that they refused; once.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        let ring =
+            RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?).map_err(|source| Error::Map {
+                map: MAP_EVENTS,
+                source: Box::new(source),
+            })?;
+        Events::new(ring).map_err(Error::Events)
     }
 
     /// Attaches the socket look-up program to the node's network namespace.

@@ -3,10 +3,12 @@
 pub mod attach;
 pub mod bpffs;
 mod error;
+mod events;
 mod load;
 mod maps;
 pub mod plan;
 mod policy;
 
 pub use error::Error;
+pub use events::Events;
 pub use load::{Dataplane, Options};

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_common::addr::Addr;
 
-use super::peers::{Mark, Peers};
+use super::mark::Mark;
+use super::peers::Peers;
 use super::regions::Regions;
 use super::{Line, Question, Someone, View};
 use crate::model::Snapshot;
@@ -120,9 +121,7 @@ impl<'a> Census<'a> {
             .map(|(view, it)| self.row_of(view, it, someone))
             .collect();
         let class = *self.by_rows.entry(rows).or_insert(self.next_class);
-        if class == self.next_class {
-            self.next_class += 1;
-        }
+        self.next_class += u32::from(class == self.next_class);
         self.by_marks.insert(marks, class);
         class
     }

@@ -2,7 +2,7 @@
 //!
 //! The programs find the class of the peer's address, and then an entry for the class (`mesh_common::policy`). What is
 //! compiled here answers as [`evaluate`](super::evaluate) does, because it is made of its answers: local pods of which
-//! policies say the same are one [view](view::View); addresses in which all views see the same [marks](peers::Mark) are
+//! policies say the same are one [view](view::View); addresses in which all views see the same [marks](mark::Mark) are
 //! asked about once; and those that all views treat alike become one class.
 //!
 //! The work is in proportion to the addresses of the cluster and, for each view and each set of marks it can tell apart,
@@ -13,6 +13,7 @@
 //! several of one family. What is not judged here: that a pod reaches itself, which needs no entry.
 
 mod census;
+mod mark;
 mod peers;
 mod ports;
 mod regions;
@@ -59,13 +60,13 @@ pub fn compile(snapshot: &Snapshot) -> Compiled {
     let peers = Peers::of(&views);
     let mut census = Census::new(snapshot, &views, &peers);
     let classes = census.count();
-    let mut sets = BTreeMap::<Vec<(u32, usize)>, u32>::new();
+    let (mut sets, mut next) = (BTreeMap::<Vec<(u32, usize)>, u32>::new(), 1);
     let mut subjects = BTreeMap::new();
     for (index, keys) in members.into_iter().enumerate() {
         let mut table = census.table(index);
         table.push((CLASS_NODE, census.node(index)));
-        let next = u32::try_from(sets.len() + 1).expect("fewer sets than pods of a node");
         let set = *sets.entry(table).or_insert(next);
+        next += u32::from(set == next);
         let flags = views[index].flags;
         subjects.extend(keys.into_iter().map(|it| (it, Subject { flags, set })));
     }
@@ -94,12 +95,12 @@ fn views(snapshot: &Snapshot) -> (Vec<View<'_>>, Vec<Vec<WorkloadKey>>) {
         let Some(view) = View::of(snapshot, workload) else {
             continue;
         };
-        match views.iter().position(|it| it.is_like(&view)) {
-            Some(index) => members[index].push(workload.key.clone()),
-            None => {
-                views.push(view);
-                members.push(vec![workload.key.clone()]);
-            }
+        let key = workload.key.clone();
+        if let Some(index) = views.iter().position(|it| it.is_like(&view)) {
+            members[index].push(key);
+        } else {
+            views.push(view);
+            members.push(vec![key]);
         }
     }
     (views, members)

@@ -6,6 +6,7 @@ use std::slice;
 
 use ipnet::IpNet;
 
+use super::mark::{Grant, Mark};
 use super::ports::{Spans, spans};
 use super::regions::Regions;
 use super::view::View;
@@ -14,37 +15,6 @@ use crate::policy::{
     Among, AuthorizationPolicy, AuthorizationRule, Direction, IpBlock, Match, NetworkPolicy,
     NetworkRule, Peer,
 };
-
-/// Something that views see in a peer. Peers with equal marks are treated alike, those with different ones perhaps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Mark<'a> {
-    /// Network policies grant it something: index of the [`Grant`].
-    Granted(usize),
-    /// One of the matches of an index holds for it, with its identity or without.
-    From { matches: usize, proved: bool },
-    /// It gives a port a name.
-    Port {
-        name: &'a str,
-        protocol: Protocol,
-        port: u16,
-    },
-    /// It is a pod of this node, so it may have proved its identity, if it has one.
-    Local { has_identity: bool },
-    /// It has an IPv6 address, and so have its peers.
-    V6,
-    /// It is the pod of a [`View::alone`], by index.
-    Own(usize),
-}
-
-/// Ports that a view grants to some peers, whichever of its policies do.
-pub(super) struct Grant<'a> {
-    /// The view.
-    view: usize,
-    /// From which end connections are judged.
-    pub(super) direction: Direction,
-    /// The ports.
-    pub(super) ports: Spans<'a>,
-}
 
 /// All that views look for.
 #[derive(Default)]
@@ -129,9 +99,9 @@ impl<'a> Peers<'a> {
                 self.names.entry((name, protocol)).or_default().push(view);
             }
             // What a block leads to is no pod, so it has no names for its ports.
-            numbers
-                .iter_mut()
-                .for_each(|it| it.retain(|it| it.name.is_none()));
+            if let Some(numbers) = &mut numbers {
+                numbers.retain(|it| it.name.is_none());
+            }
         }
         let to_pods = self.grant(view, direction, ports);
         let Among::OneOf(peers) = &rule.peers else {
@@ -275,9 +245,10 @@ impl<'a> Peers<'a> {
                 has_identity: workload.identity.is_some(),
             });
             marks.extend(self.from(workload.identity.as_ref(), address, true));
-            let own = views.iter().position(|it| it.workload.key == workload.key);
-            marks.extend(own.map(Mark::Own));
         }
+        // Others have given up their key.
+        let own = views.iter().position(|it| it.workload.key == workload.key);
+        marks.extend(own.map(Mark::Own));
         marks
     }
 

@@ -8,8 +8,9 @@ use crate::policy::{Among, PortRange, PortTerm};
 /// A [`PortTerm`] that can be ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span<'a> {
+    /// The protocol.
     pub(super) protocol: Protocol,
-    /// The name that stands for the numbers; they are all ports otherwise of no meaning.
+    /// The name that stands for the ports; the numbers are then of no meaning.
     pub(super) name: Option<&'a str>,
     first: u16,
     last: u16,
@@ -107,9 +108,10 @@ impl Verdicts {
             None => (0, false),
         };
         if from <= port {
-            return match verdict {
-                true => [vec![of(true)], Vec::new()],
-                false => [Vec::new(), vec![of(false)]],
+            return if verdict {
+                [vec![of(true)], Vec::new()]
+            } else {
+                [Vec::new(), vec![of(false)]]
             };
         }
         let upper = port | (1 << (15 - bits));

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_common::maps::{self, PolicyKey};
 
-use super::peers::Grant;
+use super::mark::Grant;
 use super::ports::{Cuts, Span};
 use super::view::View;
 use crate::model::{Snapshot, Workload};

@@ -266,6 +266,7 @@ fn peers_and_ports() {
             {from: [{podSelector: {matchLabels: {app: b}}}], ports: [{port: web}, {port: 80, endPort: 443}]},
             {from: [{namespaceSelector: {matchLabels: {env: prod}}}]},
             {from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.1.0/24, 10.0.0.3/32]}}], ports: [{port: 53, protocol: UDP}]},
+            {from: [{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}], ports: [{port: 443}]},
             {from: [{ipBlock: {cidr: '::/0', except: ['fd00::/16']}}], ports: [{protocol: SCTP}]}],
           egress: [{to: [{namespaceSelector: {}}], ports: [{port: web}]}, {to: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}",
     );
@@ -279,8 +280,8 @@ fn peers_and_ports() {
 
 #[test]
 fn many_blocks_of_one_rule_are_one_class() {
-    let blocks: String = (0..200)
-        .map(|i| format!("{{ipBlock: {{cidr: 100.64.{i}.0/25}}}},"))
+    let blocks: Vec<_> = (0..200)
+        .map(|i| format!("{{ipBlock: {{cidr: 100.64.{i}.0/25}}}}"))
         .collect();
     let policy = |name, half: &str| {
         let spec =
@@ -288,7 +289,7 @@ fn many_blocks_of_one_rule_are_one_class() {
         network_policy("x", name, &spec)
     };
     let apart = policy("q", "{ipBlock: {cidr: 100.65.0.0/16}}");
-    let snapshot = here(&[&policy("p", &blocks), &apart]);
+    let snapshot = here(&[&policy("p", &blocks.join(", ")), &apart]);
     let tables = agree(
         &snapshot,
         &["100.64.7.1", "100.64.7.200", "100.65.1.1", "100.66.0.1"],
@@ -368,6 +369,11 @@ fn a_pod_of_two_interfaces_reaches_itself() {
     );
     let mut snapshot = here(&[&deny]);
     attach(&mut snapshot, "x", "a", &["10.0.2.1"]);
+    agree(&snapshot, &[A, B, C, "10.0.2.1", OUTSIDE], &SOME_PORTS);
+    // Also when no pod judges ingress.
+    forget(&mut snapshot, &deny);
+    let out = "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{protocol: TCP}]}]}";
+    tell(&mut snapshot, &network_policy("x", "q", out));
     agree(&snapshot, &[A, B, C, "10.0.2.1", OUTSIDE], &SOME_PORTS);
 }
 

@@ -125,7 +125,14 @@ fn a_namespace(name: &'static str) -> impl Strategy<Value = Option<Value>> {
 }
 
 fn a_pod(index: usize) -> impl Strategy<Value = Option<Value>> {
-    let ports = vec((select(vec!["web", "dns"]), served(), protocol()), 0..4);
+    let ports = vec(
+        (
+            select(vec!["web", "dns"]),
+            select(PORTS.to_vec()),
+            protocol(),
+        ),
+        0..3,
+    );
     let rest = (
         select(NAMESPACES.to_vec()),
         labels(),
@@ -152,13 +159,8 @@ fn a_pod(index: usize) -> impl Strategy<Value = Option<Value>> {
     weighted(0.9, it)
 }
 
-/// Ports that are served, and tried, more often than others.
-fn served() -> impl Strategy<Value = u16> {
-    prop_oneof![3 => select(vec![80, 8080]), 1 => select(PORTS.to_vec())]
-}
-
 fn protocol() -> impl Strategy<Value = Option<String>> {
-    weighted(0.3, text(&["TCP", "UDP", "SCTP"]))
+    weighted(0.5, text(&["TCP", "UDP", "SCTP"]))
 }
 
 fn a_port() -> impl Strategy<Value = Value> {
@@ -396,17 +398,19 @@ fn any_try() -> impl Strategy<Value = Try> {
     ]);
     let (from, to) = (select(ADDRESSES.to_vec()), select(ADDRESSES.to_vec()));
     let flags = (any::<bool>(), prop::bool::weighted(0.1));
-    (from, to, served(), protocol, flags).prop_map(|(from, to, port, protocol, (mtls, node))| Try {
-        protocol,
-        mtls,
-        node,
-        ..tcp(from, to, port)
-    })
+    (from, to, select(PORTS.to_vec()), protocol, flags).prop_map(
+        |(from, to, port, protocol, (mtls, node))| Try {
+            protocol,
+            mtls,
+            node,
+            ..tcp(from, to, port)
+        },
+    )
 }
 
 pub(super) fn cases() -> u32 {
     let told = std::env::var("MESH_POLICY_CASES").ok();
-    told.map_or(4000, |it| {
+    told.map_or(2000, |it| {
         it.parse().expect("MESH_POLICY_CASES is a number")
     })
 }
