@@ -16,7 +16,12 @@ fn only_the_mesh_gets_in() -> Result<()> {
         lab.namespace("shop").ambient().create()?;
         let client = lab.pod("client").namespace("shop").on("n1").create()?;
         let neighbour = lab.pod("neighbour").namespace("shop").on("n2").create()?;
-        let server = lab.pod("web").namespace("shop").on("n2").create()?;
+        let server = lab
+            .pod("web")
+            .namespace("shop")
+            .probed(8080)
+            .on("n2")
+            .create()?;
         let plain = lab.pod("plain").on("n1").create()?;
         let plain_neighbour = lab.pod("plain-neighbour").on("n2").create()?;
         let _app = Server::start(&server, 8080, App::Echo)?;
@@ -30,6 +35,10 @@ fn only_the_mesh_gets_in() -> Result<()> {
         let open = plain.connect(server.at(Family::V4, 8080))?;
 
         lab.peer_authentication("shop", "STRICT")?;
+        assert!(
+            echoes(&open, b"opened before").is_err(),
+            "plaintext goes on"
+        );
         for family in Family::BOTH {
             let to = server.at(family, 8080);
             for pod in [&client, &neighbour] {
@@ -47,8 +56,6 @@ fn only_the_mesh_gets_in() -> Result<()> {
                 moved.assert(&[(Hook::ToPod, Outcome::Strict, AtLeast(1))]);
             }
         }
-        echoes(&open, b"opened before")?;
-
         lab.peer_authentication("shop", "PERMISSIVE")?;
         for family in Family::BOTH {
             for pod in [&plain, &plain_neighbour] {
