@@ -30,15 +30,14 @@ use crate::model::{Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
+use crate::refusals;
+use crate::revocation;
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
-
-/// How long idle tunnels may take to close.
-const CLOSING: Duration = Duration::from_secs(1);
 
 /// Runs the agent of a node until it is told to stop or a part of it fails.
 ///
@@ -66,6 +65,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         mode: config.attach,
     })?;
     dataplane.attach_node()?;
+    let refused = dataplane.events()?;
 
     let (outbound, inbound, slots) = listeners()?;
     let options = world::Options {
@@ -76,8 +76,17 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         trust_domain: config.trust_domain.clone(),
         ..Settings::for_node(config.node.as_str())
     });
-    let (world, snapshots) =
-        World::restore(snapshot, dataplane, network, store, options, slots).await?;
+    let (revocations, revoker) = revocation::revocations();
+    let (world, snapshots) = World::restore(
+        snapshot,
+        dataplane,
+        network,
+        revocations,
+        store,
+        options,
+        slots,
+    )
+    .await?;
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
@@ -109,8 +118,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(allowed.run(stopped.clone())));
+    let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
+    parts.spawn(part(refusals));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
+    parts.spawn(part(revoker.run(stopped.clone())));
     let tokens = (shutdown.clone(), stopped.clone());
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
@@ -122,18 +134,16 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     info!("stopping");
     shutdown.cancel();
     connections.close();
-    if timeout(config.drain_deadline, connections.wait())
-        .await
-        .is_err()
-    {
+    let drain = async {
+        connections.wait().await;
+        drained.cancel();
+        pool.closed().await;
+    };
+    if timeout(config.drain_deadline, drain).await.is_err() {
         warn!(
             open = connections.len(),
             "connections cut at the drain deadline"
         );
-    }
-    drained.cancel();
-    if timeout(CLOSING, pool.closed()).await.is_err() {
-        warn!("tunnels cut");
     }
     stopped.cancel();
     parts.shutdown().await;

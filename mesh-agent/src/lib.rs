@@ -15,5 +15,7 @@ pub mod network;
 pub mod pki;
 pub mod policy;
 pub mod proxy;
+pub mod refusals;
+pub mod revocation;
 pub mod route;
 pub mod world;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
@@ -23,6 +24,7 @@ use crate::dataplane::{self, Dataplane};
 use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
 use crate::network::{self, Network, Uplink};
+use crate::revocation::{ByNetns, Revocations};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -104,6 +106,7 @@ pub struct World {
     dataplane: Dataplane,
     network: Network,
     interfaces: Interfaces,
+    revocations: Revocations,
     store: Store,
     reserved: HashMap<Attachment, Vec<IpAddr>>,
     ipam: Ipam,
@@ -127,6 +130,7 @@ impl World {
         snapshot: Snapshot,
         dataplane: Dataplane,
         network: Network,
+        revocations: Revocations,
         store: Store,
         options: Options,
         listeners: Vec<Listener>,
@@ -138,6 +142,7 @@ impl World {
             dataplane,
             network,
             interfaces: Interfaces::default(),
+            revocations,
             store,
             reserved: HashMap::new(),
             ipam: Ipam::new(),
@@ -247,7 +252,8 @@ impl World {
         let updated = self
             .dataplane
             .update(&self.snapshot, &self.interfaces, &change);
-        self.kept_up(updated.map_err(Error::from));
+        let settled = self.settle().await;
+        self.kept_up(updated.and(settled).map_err(Error::from));
         if !change.nodes.is_empty() {
             self.follow_nodes().await;
         }
@@ -292,11 +298,36 @@ impl World {
     /// Brings everything in step with the whole snapshot.
     async fn catch_up(&mut self) {
         let failures = self.failures;
-        let replaced = self.dataplane.replace(&self.snapshot, &self.interfaces);
+        let replaced = self.replace().await;
         let published = self.publish();
         self.kept_up(replaced.and(published).map_err(Error::from));
         self.follow_nodes().await;
         self.behind = self.failures != failures;
+    }
+
+    async fn replace(&mut self) -> Result<(), dataplane::Error> {
+        let replaced = self.dataplane.replace(&self.snapshot, &self.interfaces);
+        replaced.and(self.settle().await)
+    }
+
+    /// Holds open connections against policy that is in force for new ones: ends those it does not allow, while their
+    /// resets still pass, then has the programs judge whatever sends.
+    async fn settle(&mut self) -> Result<(), dataplane::Error> {
+        if !self.dataplane.has_changed_over() {
+            return Ok(());
+        }
+        let refused = self.dataplane.refused();
+        let interfaces = self.interfaces.iter();
+        let netns: HashMap<_, _> = interfaces.map(|(_, it)| (it.index, &it.netns)).collect();
+        let mut by_netns = ByNetns::new();
+        for refused in refused.iter().flatten() {
+            if let Some(netns) = netns.get(&refused.flow.ifindex) {
+                let here = by_netns.entry(PathBuf::clone(netns)).or_default();
+                here.push(*refused);
+            }
+        }
+        let gone = self.revocations.end(by_netns).await;
+        refused.map(drop).and(self.dataplane.settle(&gone))
     }
 
     /// Puts the listeners into their slots, once: from here on captured connections are this agent's.
@@ -459,7 +490,7 @@ impl World {
         self.apply([Event::Attached(attached(record))].into_iter())
             .await;
         if self.behind {
-            self.dataplane.replace(&self.snapshot, &self.interfaces)?;
+            self.replace().await?;
         }
         self.dataplane.attach_pod(&record.host_ifname)
     }
@@ -580,6 +611,7 @@ fn interface(record: &Record, index: u32) -> Interface {
         host_mac: record.host_mac,
         mac: record.mac,
         addresses: record.addresses.clone(),
+        netns: PathBuf::from(&record.netns),
     }
 }
 

@@ -10,6 +10,7 @@ mod abi;
 pub mod addr;
 #[cfg(feature = "cni")]
 pub mod cni;
+pub mod event;
 pub mod maps;
 pub mod names;
 pub mod packet;

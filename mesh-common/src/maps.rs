@@ -146,7 +146,7 @@ pub const CLASS_NODE: u32 = u32::MAX;
 /// entry a flow is refused.
 #[repr(C)]
 #[derive(
-    Clone, Copy, Debug, PartialEq, PartialOrd, Ord, Eq, Hash, FromBytes, IntoBytes, Immutable,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable,
 )]
 pub struct PolicyKey {
     /// [`Pod::policy`].

@@ -10,10 +10,11 @@ pub const PROGRAM_FROM_NET: &str = "from_net";
 pub const PROGRAM_LISTEN: &str = "listen";
 
 /// Every map, as it is named in the object and under the pin directory.
-pub const MAPS: [&str; 11] = [
+pub const MAPS: [&str; 12] = [
     MAP_CLASSES,
     MAP_CONFIG,
     MAP_COUNTERS,
+    MAP_EVENTS,
     MAP_FLOWS,
     MAP_LISTENERS,
     MAP_PLAIN_FLOWS,
@@ -29,6 +30,8 @@ pub const MAP_CLASSES: &str = "CLASSES";
 pub const MAP_CONFIG: &str = "CONFIG";
 /// `u64` packets per CPU, indexed by [`crate::verdict::counter`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
+/// [`crate::event::Refused`], a ring buffer; when it is full, what is refused is only counted.
+pub const MAP_EVENTS: &str = "EVENTS";
 /// [`crate::maps::FlowKey`] -> [`crate::maps::Flow`], LRU: flows of pods with [`crate::maps::flags::SOCKETS`].
 pub const MAP_FLOWS: &str = "FLOWS";
 /// The same of all other pods, which read it only once they are enrolled; so that they cannot push out the former.

@@ -22,7 +22,7 @@ pub enum Peer<'a> {
     Node,
 }
 
-/// Whether `pod` allows a flow to the port `port` of whichever end is opened to.
+/// Whether `pod` allows a flow to the port `port` of whichever end is opened to; one with itself always.
 ///
 /// `proved`: the peer's identity is proved, because it is an enrolled pod of this node reached by the short cut.
 #[inline(always)]
@@ -42,6 +42,8 @@ pub fn allows<P: Policies>(
         return true;
     }
     let class = match peer {
+        // A pod reaches itself: without an entry, so that pods of equal policy can share a set.
+        Peer::Addr(addr) if is_own(pod, addr) => return true,
         Peer::Addr(addr) => policies.class(pod.generation, addr),
         Peer::Node => CLASS_NODE,
     };
@@ -56,6 +58,12 @@ pub fn allows<P: Policies>(
         end: 0,
     };
     policies.entry(&key).is_some_and(|entry| entry.allow == 1)
+}
+
+/// An absent address of the pod is nobody's own.
+#[inline(always)]
+fn is_own(pod: &Pod, addr: &Addr) -> bool {
+    (*addr == pod.addr4 || *addr == pod.addr6) && *addr != Addr::NONE
 }
 
 /// Whether `pod` still allows a recorded flow, whose entry it is.

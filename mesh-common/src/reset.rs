@@ -72,21 +72,13 @@ pub fn ipv4(packet: &Packet) -> [u32; 5] {
 /// The IPv6 header before the reset.
 #[inline(always)]
 pub fn ipv6(packet: &Packet) -> [u32; 10] {
-    let [a, b, c, d] = packet.dst.0;
-    let [e, f, g, h] = packet.src.0;
     let second = LENGTH << 16 | TCP << 8 | HOP_LIMIT;
-    [
-        0x6000_0000_u32.to_be(),
-        second.to_be(),
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
-    ]
+    let mut header = [0; 10];
+    header[0] = 0x6000_0000_u32.to_be();
+    header[1] = second.to_be();
+    header[2..6].copy_from_slice(&packet.dst.0);
+    header[6..].copy_from_slice(&packet.src.0);
+    header
 }
 
 /// The sum of the pseudo header; that of the answer is the same as the segment's, but for the length.
@@ -113,7 +105,8 @@ const fn halves(word: u32) -> u32 {
 const fn fold(sum: u32) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
-    !(sum as u16)
+    let [_, _, high, low] = sum.to_be_bytes();
+    !u16::from_be_bytes([high, low])
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
     ClassKey, Config, Flow, FlowKey, Pod, PodCidr, PolicyEntry, PolicyKey, Service, Slot, Workload,
@@ -27,6 +27,8 @@ pub(crate) static POLICY: LpmTrie<PolicyKey, PolicyEntry> =
 pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
 #[map]

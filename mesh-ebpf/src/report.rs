@@ -1,13 +1,15 @@
-//! Counts what became of packets.
+//! Counts what became of packets, and tells the agent of those that were refused.
 
 #![expect(
     unsafe_code,
     reason = "a counter is written through a raw kernel pointer"
 )]
 
-use mesh_common::verdict::{Hook, counter};
+use mesh_common::event::Refused;
+use mesh_common::packet::Packet;
+use mesh_common::verdict::{Hook, Outcome, counter};
 
-use crate::maps::COUNTERS;
+use crate::maps::{COUNTERS, EVENTS};
 
 /// Counts a packet's outcome, given by its number.
 #[inline(always)]
@@ -16,4 +18,23 @@ pub(crate) fn count(hook: Hook, outcome: u32) {
         // SAFETY: the pointer is to this CPU's own slot, valid for the program's run.
         unsafe { *packets += 1 };
     }
+}
+
+/// Tells the agent of a refused packet; without room for it, the counter alone does.
+#[inline(always)]
+pub(crate) fn refused(hook: Hook, outcome: u32, ifindex: u32, packet: &Packet) {
+    if outcome < Outcome::UnknownPod as u32 {
+        return;
+    }
+    let event = Refused {
+        hook: hook as u32,
+        outcome,
+        ifindex,
+        protocol: packet.protocol,
+        src: packet.src,
+        dst: packet.dst,
+        src_port: packet.src_port,
+        dst_port: packet.dst_port,
+    };
+    let _ = EVENTS.output::<Refused>(&event, 0);
 }

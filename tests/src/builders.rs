@@ -24,6 +24,7 @@ pub struct PodBuilder<'lab> {
     service_account: String,
     node: String,
     labels: Labels,
+    probe: Option<u16>,
 }
 
 impl<'lab> PodBuilder<'lab> {
@@ -35,6 +36,7 @@ impl<'lab> PodBuilder<'lab> {
             service_account: name.to_owned(),
             node: "n1".to_owned(),
             labels: Labels::from([("app".to_owned(), name.to_owned())]),
+            probe: None,
         }
     }
 
@@ -66,8 +68,24 @@ impl<'lab> PodBuilder<'lab> {
         self
     }
 
+    /// The port at which the kubelet probes it; none unless told.
+    #[must_use]
+    pub fn probed(mut self, port: u16) -> Self {
+        self.probe = Some(port);
+        self
+    }
+
     /// Makes the pod, and waits until every agent knows it.
     pub fn create(self) -> Result<Pod<'lab>> {
+        Ok(self.create_and(|_, _| ())?.0)
+    }
+
+    /// As [`Self::create`], but with a process that acts as soon as the plugin has answered: given the pod's network
+    /// namespace and addresses, IPv4 first.
+    pub fn create_and<T>(
+        self,
+        first: impl FnOnce(&Netns, &[IpAddr]) -> T,
+    ) -> Result<(Pod<'lab>, T)> {
         let Self {
             lab,
             namespace,
@@ -81,13 +99,16 @@ impl<'lab> PodBuilder<'lab> {
         }
         lab.objects()
             .apply(objects::service_account(namespace, &self.service_account))?;
-        let object = objects::pod(
+        let mut object = objects::pod(
             namespace,
             name,
             &self.service_account,
             &self.node,
             &self.labels,
         );
+        if let Some(port) = self.probe {
+            objects::set_probe(&mut object, port);
+        }
         lab.objects().apply(object)?;
 
         let sandbox = format!("mesh-{}-{namespace}-{name}", lab.name());
@@ -102,6 +123,7 @@ impl<'lab> PodBuilder<'lab> {
         };
         let added = add(node, &call).with_context(|| format!("pod {namespace}/{name}"))?;
         let addresses = addresses(&added)?;
+        let done = first(&netns, &addresses);
         lab.objects().edit("Pod", namespace, name, |pod| {
             objects::set_ready(pod, &addresses);
         })?;
@@ -112,7 +134,7 @@ impl<'lab> PodBuilder<'lab> {
             name,
             ..
         } = self;
-        Ok(Pod {
+        let pod = Pod {
             lab,
             namespace,
             name,
@@ -121,7 +143,8 @@ impl<'lab> PodBuilder<'lab> {
             addresses,
             call,
             added,
-        })
+        };
+        Ok((pod, done))
     }
 }
 

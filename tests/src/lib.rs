@@ -20,6 +20,7 @@ pub mod pattern;
 pub mod peer;
 pub mod pod;
 pub mod process;
+pub mod reach;
 pub mod rules;
 pub mod site;
 pub mod trie;

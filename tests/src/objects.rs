@@ -1,6 +1,6 @@
 //! The cluster's objects as files: what a lab writes into the directory that the agents watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Objects {
     directory: PathBuf,
     present: Mutex<BTreeMap<String, Value>>,
+    /// Every kind that ever was present.
+    kinds: Mutex<BTreeSet<String>>,
 }
 
 impl Objects {
@@ -29,12 +31,18 @@ impl Objects {
         Ok(Self {
             directory: directory.to_owned(),
             present: Mutex::default(),
+            kinds: Mutex::default(),
         })
     }
 
     /// Writes an object, whole at once: readers never see half of it.
     pub fn apply(&self, object: Value) -> Result<()> {
         let file = file_name(&object)?;
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        self.kinds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(kind);
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = self.directory.join(format!(".{file}"));
         fs::write(&temporary, serde_yaml_ng::to_string(&object)?)?;
@@ -62,6 +70,12 @@ impl Objects {
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.get(&file(kind, namespace, name)).cloned()
+    }
+
+    /// Whether there is or was an object of a kind.
+    pub fn was_there(&self, kind: &str) -> bool {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.contains(kind)
     }
 
     /// Every object of a kind.
@@ -157,6 +171,11 @@ pub fn pod(
     })
 }
 
+/// Has the kubelet probe a Pod at a port.
+pub fn set_probe(pod: &mut Value, port: u16) {
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({ "tcpSocket": { "port": port } });
+}
+
 /// Marks a Pod as running and ready at its addresses.
 pub fn set_ready(pod: &mut Value, addresses: &[IpAddr]) {
     let ips: Vec<_> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
@@ -240,11 +259,19 @@ fn endpoint(pod: &Value, family: usize) -> Value {
     })
 }
 
-/// A `PeerAuthentication` for a whole namespace.
-pub fn peer_authentication(namespace: &str, mode: &str) -> Value {
+/// The kinds of policies.
+pub const POLICIES: [&str; 3] = ["NetworkPolicy", "AuthorizationPolicy", "PeerAuthentication"];
+
+/// A policy of one of [`POLICIES`].
+pub fn policy(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+    let version = if kind == "NetworkPolicy" {
+        "networking.k8s.io/v1"
+    } else {
+        "security.istio.io/v1"
+    };
     json!({
-        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-        "metadata": { "namespace": namespace, "name": "default" },
-        "spec": { "mtls": { "mode": mode } },
+        "apiVersion": version, "kind": kind,
+        "metadata": { "namespace": namespace, "name": name },
+        "spec": spec,
     })
 }

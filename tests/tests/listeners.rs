@@ -1,10 +1,10 @@
-//! The agent's listeners are for what the kernel programs hand to them: who finds their ports at the node's own address gets
-//! a reset, and no line in the log.
+//! The agent's listeners are for what the kernel programs hand to them: who tries their ports at the node's own address is
+//! refused, a process of the node that finds them at the loopback address is reset, and neither leaves a line in the log.
 
-use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
@@ -21,8 +21,10 @@ fn at_the_nodes_own_address() -> Result<()> {
             for port in ports(node, family)? {
                 let to = SocketAddr::new(node.ip(family), port);
                 for from in [&outside, pod.netns(), node.netns()] {
-                    is_reset(from, to).with_context(|| format!("{to} from {}", from.name()))?;
+                    fails(from, to, ErrorKind::ConnectionRefused)?;
                 }
+                let to = SocketAddr::new(loopback(family), port);
+                fails(node.netns(), to, ErrorKind::ConnectionReset)?;
             }
         }
         assert_eq!(lines(lab), before, "new lines in the agent's log");
@@ -46,17 +48,23 @@ fn ports(node: &Node, family: Family) -> Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// The connection opens, as the kernel does that by itself, and is reset.
-fn is_reset(from: &Netns, to: SocketAddr) -> Result<()> {
-    // The reset may even be faster than connect().
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// A connection ends so, be it in `connect` or when it is read.
+fn fails(from: &Netns, to: SocketAddr, how: ErrorKind) -> Result<()> {
     let attempt = || {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.read(&mut [0])
     };
     let ended = from.run(attempt);
-    let reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
-    ensure!(ended.as_ref().is_err_and(reset), "not reset: {ended:?}");
+    let as_told = ended.as_ref().is_err_and(|error| error.kind() == how);
+    ensure!(as_told, "{to} from {}: {ended:?}, not {how:?}", from.name());
     Ok(())
 }
 

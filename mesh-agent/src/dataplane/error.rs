@@ -72,6 +72,18 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// The ring buffer of refusals cannot be waited for.
+    #[error("reading refusals")]
+    Events(#[source] io::Error),
+    /// The records of flows cannot be read.
+    #[error("reading map {map}")]
+    Flows {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A listener cannot be put into its slot.
     #[error("cannot publish the {slot:?} listener")]
     Listener {

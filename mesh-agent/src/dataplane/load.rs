@@ -6,23 +6,25 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use aya::maps::{Array, MapData, SockMap};
+use aya::maps::{Array, MapData, RingBuf, SockMap};
 use aya::programs::{SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
-use mesh_common::maps::{Config, Pod, PodCidr, Service, Slot, Workload};
+use mesh_common::maps::{Config, FlowKey, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
+    MAP_CONFIG, MAP_EVENTS, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
     PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
 };
 
 use super::attach::{self, Mode, pin_path};
+use super::flows::Flows;
 use super::maps::{Mirror, Trie, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
-use super::{Error, bpffs};
+use super::refused::{Refused, refused};
+use super::{Error, Events, bpffs};
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
 
@@ -50,6 +52,9 @@ pub struct Dataplane {
     services: Mirror<Addr, Service>,
     pod_cidrs: Trie<PodCidr, u32>,
     policy: PolicyTables,
+    flows: Flows,
+    /// Whether pods have changed over to policy that open flows are not judged by yet.
+    changed_over: bool,
 }
 
 impl Dataplane {
@@ -83,9 +88,21 @@ impl Dataplane {
             services: Mirror::open(&mut ebpf, MAP_SERVICES)?,
             pod_cidrs: Trie::open(&mut ebpf, MAP_POD_CIDRS)?,
             policy: PolicyTables::open(&mut ebpf)?,
+            flows: Flows::open(&mut ebpf)?,
+            changed_over: false,
             ebpf,
             options,
         })
+    }
+
+    /// What the programs tell of packets that they refused; once.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        let ring =
+            RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?).map_err(|source| Error::Map {
+                map: MAP_EVENTS,
+                source: Box::new(source),
+            })?;
+        Events::new(ring).map_err(Error::Events)
     }
 
     /// Attaches the socket look-up program to the node's network namespace.
@@ -164,7 +181,8 @@ impl Dataplane {
 
     /// Makes the maps agree with the world about what changed.
     ///
-    /// Destinations are known before the pods that may reach them. A write that the kernel refuses does not keep the others
+    /// Destinations are known before the pods that may reach them. Policy is in force for new flows; for open ones with
+    /// [`Self::settle`]. A write that the kernel refuses does not keep the others
     /// from being made; the first failure is returned.
     pub fn update(
         &mut self,
@@ -220,12 +238,40 @@ impl Dataplane {
                 first = first.and(self.pods.set(index, None));
             }
         }
+        first = first.and(self.flows.retain(|index| alive.contains(&index)));
         first.and(self.change_over(snapshot, interfaces))
     }
 
-    /// Takes a pod interface out of the maps.
+    /// Takes a pod interface out of the maps, with its flows.
     pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
-        self.pods.set(index, None)
+        let flows = self.flows.retain(|other| other != index);
+        self.pods.set(index, None).and(flows)
+    }
+
+    /// Whether policy that pods have changed over to waits for [`Self::settle`].
+    pub fn has_changed_over(&self) -> bool {
+        self.changed_over
+    }
+
+    /// Open connections of local pods that the policy written last does not allow.
+    ///
+    /// Until [`Self::settle`] their packets still pass, and so do the resets that end them at both ends.
+    pub fn refused(&self) -> Result<Vec<Refused>, Error> {
+        let mut found = Vec::new();
+        let pod = |index| self.pods.get(&index);
+        let judge = |key: &FlowKey, flow: &_| {
+            found.extend(refused(&self.policy, pod, key, flow));
+        };
+        self.flows.read(judge)?;
+        Ok(found)
+    }
+
+    /// Has open flows judged at their next packet by the policy that pods have changed over to, and forgets those that
+    /// have ended.
+    pub fn settle(&mut self, ended: &[FlowKey]) -> Result<(), Error> {
+        let settled = self.policy.commit();
+        self.changed_over = settled.is_err();
+        settled.and(self.flows.remove(ended))
     }
 
     fn set_pod_cidrs(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
@@ -241,12 +287,13 @@ impl Dataplane {
         self.policy.write(policy::compile(snapshot))
     }
 
-    /// Puts written policy in force, pod by pod.
+    /// Puts written policy in force for new flows, pod by pod.
     fn change_over(&mut self, snapshot: &Snapshot, interfaces: &Interfaces) -> Result<(), Error> {
         for (attachment, _) in interfaces.iter() {
             self.set_pod(snapshot, interfaces, attachment)?;
         }
-        self.policy.commit()
+        self.changed_over = true;
+        Ok(())
     }
 
     fn set_workload(

@@ -3,10 +3,16 @@
 pub mod attach;
 pub mod bpffs;
 mod error;
+mod events;
+mod flows;
 mod load;
 mod maps;
 pub mod plan;
 mod policy;
+mod refused;
+mod sys;
 
 pub use error::Error;
+pub use events::Events;
 pub use load::{Dataplane, Options};
+pub use refused::Refused;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
@@ -22,6 +23,8 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
 }
 
 /// The interfaces of this node's pods.

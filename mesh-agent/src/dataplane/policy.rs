@@ -7,8 +7,10 @@
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use mesh_common::ABI_VERSION;
+use mesh_common::addr::Addr;
 use mesh_common::maps::{ClassKey, Config, PolicyEntry, PolicyKey};
 use mesh_common::names::{MAP_CLASSES, MAP_CONFIG, MAP_POLICY};
+use mesh_common::policy::Policies;
 
 use super::Error;
 use super::maps::{Trie, take};
@@ -125,6 +127,7 @@ impl PolicyTables {
         classes.and(self.entries.retain(|(_, key)| key.set >= first_set))
     }
 
+    /// Has every recorded flow judged once more, by its next packet.
     fn bump(&mut self) -> Result<(), Error> {
         self.revision = self.revision.wrapping_add(1);
         let config = Config {
@@ -135,5 +138,21 @@ impl PolicyTables {
             map: MAP_CONFIG,
             source: Box::new(source),
         })
+    }
+}
+
+/// What was written last, by the numbers of the kernel; of what was in force before it, nothing is known.
+impl Policies for PolicyTables {
+    fn class(&self, generation: u32, addr: &Addr) -> u32 {
+        if generation == self.generation {
+            self.compiled.class(generation, addr)
+        } else {
+            0
+        }
+    }
+
+    fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        let set = key.set.checked_sub(self.first_set)?;
+        self.compiled.entry(&PolicyKey { set, ..*key })
     }
 }

@@ -108,23 +108,15 @@ struct View<'a> {
     destination: IpAddr,
     port: u16,
     identity: Option<&'a Identity>,
-    /// The identity without `spiffe://`, empty when there is none.
-    principal: String,
 }
 
 impl<'a> View<'a> {
     fn new(connection: &Connection<'a>) -> Self {
-        let identity = connection.source.identity;
-        let principal = identity.map(|it| {
-            let (domain, namespace) = (it.trust_domain(), it.namespace());
-            format!("{domain}/ns/{namespace}/sa/{}", it.service_account())
-        });
         Self {
             source: connection.source.address.to_canonical(),
             destination: connection.destination.address.to_canonical(),
             port: connection.destination.port,
-            identity,
-            principal: principal.unwrap_or_default(),
+            identity: connection.source.identity,
         }
     }
 
@@ -148,19 +140,36 @@ impl<'a> View<'a> {
     }
 
     fn is(&self, it: &Match) -> bool {
-        // Without an identity principal and namespace are empty, which no pattern matches.
-        let namespace = self.identity.map_or("", Identity::namespace);
         it.ports.hold(|port| *port == self.port)
-            && it.sources.hold(|net| net.contains(&self.source))
             && it.destinations.hold(|net| net.contains(&self.destination))
-            && it
-                .principals
-                .hold(|pattern| pattern.matches(&self.principal))
-            && it.namespaces.hold(|pattern| pattern.matches(namespace))
-            && it.service_accounts.hold(|account| {
-                self.identity.is_some_and(|it| {
+            && it.is_from(self.identity, self.source)
+    }
+}
+
+impl Match {
+    /// Whether what it says of the peer holds for one with this identity, if any, and address (canonical).
+    pub(super) fn is_from(&self, identity: Option<&Identity>, source: IpAddr) -> bool {
+        // Without an identity there is no principal for any pattern to match, and the namespace is the empty one.
+        let namespace = identity.map_or("", Identity::namespace);
+        self.sources.hold(|net| net.contains(&source))
+            && self.namespaces.hold(|it| it.matches(namespace))
+            && self.service_accounts.hold(|account| {
+                identity.is_some_and(|it| {
                     it.namespace() == account.namespace && it.service_account() == account.name
                 })
             })
+            && self.is_of_principal(identity)
+    }
+
+    fn is_of_principal(&self, identity: Option<&Identity>) -> bool {
+        if self.principals.is_any() {
+            return true;
+        }
+        let principal = identity.map(|it| {
+            let (domain, namespace) = (it.trust_domain(), it.namespace());
+            format!("{domain}/ns/{namespace}/sa/{}", it.service_account())
+        });
+        self.principals
+            .hold(|pattern| principal.as_deref().is_some_and(|it| pattern.matches(it)))
     }
 }

@@ -105,9 +105,9 @@ impl<'a> View<'a> {
             Among::Any => true,
             Among::OneOf(peers) => peers.iter().any(|peer| match peer {
                 Peer::Block(block) => by_block && block.contains(self.peer_address),
-                Peer::Pods { namespaces, pods } => self.peer.is_some_and(|pod| {
-                    self.is_in(pod, namespaces, policy) && pods.matches(&pod.labels)
-                }),
+                Peer::Pods { .. } => self
+                    .peer
+                    .is_some_and(|pod| peer.selects(self.snapshot, policy, pod)),
             }),
         }
     }
@@ -127,14 +127,21 @@ impl<'a> View<'a> {
             }),
         }
     }
+}
 
-    fn is_in(&self, pod: &Pod, namespaces: &Namespaces, policy: &NetworkPolicy) -> bool {
-        match namespaces {
+impl Peer {
+    /// Whether a pod is one of those that a policy's rule means; a block means none.
+    pub(super) fn selects(&self, snapshot: &Snapshot, policy: &NetworkPolicy, pod: &Pod) -> bool {
+        let Self::Pods { namespaces, pods } = self else {
+            return false;
+        };
+        let in_namespace = match namespaces {
             Namespaces::Own => pod.key.namespace == policy.key.namespace,
             Namespaces::Matching(selector) => {
-                is_namespace_selected(self.snapshot, &pod.key.namespace, selector)
+                is_namespace_selected(snapshot, &pod.key.namespace, selector)
             }
-        }
+        };
+        in_namespace && pods.matches(&pod.labels)
     }
 }
 

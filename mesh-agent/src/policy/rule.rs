@@ -200,6 +200,11 @@ impl<T> Default for Terms<T> {
 }
 
 impl<T> Terms<T> {
+    /// Whether they hold for whatever.
+    pub fn is_any(&self) -> bool {
+        self.any_of.is_empty() && self.none_of.is_empty()
+    }
+
     /// Whether they hold for a property, given which terms match it.
     pub fn hold(&self, matches: impl Fn(&T) -> bool) -> bool {
         (self.any_of.is_empty() || self.any_of.iter().any(&matches))

@@ -15,7 +15,7 @@ use super::socket::Source;
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
-use crate::model::{Authority, Snapshot};
+use crate::model::{Authority, Identity, Snapshot};
 use crate::pki::Certificates;
 use crate::policy::Direction;
 use crate::route::{self, Rejection};
@@ -87,6 +87,7 @@ impl Inbound {
         socket::prepare(&stream).map_err(|error| error.to_string())?;
         let handler = Arc::new(Streams {
             world: self.world,
+            owner: identity,
             allowed: self.allowed,
             budget: self.budget,
         });
@@ -99,6 +100,8 @@ impl Inbound {
 /// Decides on the streams of a tunnel.
 struct Streams {
     world: watch::Receiver<Snapshot>,
+    /// Whose certificate the peer was shown.
+    owner: Identity,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
@@ -127,7 +130,7 @@ impl Accept for Streams {
             log.service = Some(name.clone());
         }
         let reached = match self.budget.claim(request.remote.ip()) {
-            Ok(place) => reach(&snapshot, &self.allowed, request)
+            Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request)
                 .await
                 .map(|(tcp, admission)| (tcp, admission, place)),
             Err(exhausted) => Err((Refusal::Unreachable, exhausted.to_string())),
@@ -163,9 +166,10 @@ impl Accept for Streams {
 async fn reach(
     snapshot: &Snapshot,
     allowed: &Arc<Allowed>,
+    owner: &Identity,
     request: &ConnectRequest,
 ) -> Result<(TcpStream, Admission), (Refusal, String)> {
-    let address = route::inbound(snapshot, request.local.ip(), &request.head.authority)
+    let address = route::inbound(snapshot, request.local.ip(), owner, &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
     let ends = Ends {
         source: request.remote.ip(),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{RESERVED_PORTS, tcp_port};
-use crate::model::{Authority, Key, Snapshot, Workload};
+use crate::model::{Authority, Identity, Key, Snapshot, Workload};
 
 /// Why an inbound stream is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,8 +16,8 @@ pub enum Rejection {
         /// The address of the pod.
         local: IpAddr,
     },
-    /// No workload of this node has the address.
-    #[error("no workload of this node has the address {0}")]
+    /// No workload of this node has the address and the identity that the tunnel was made with.
+    #[error("the pod that the tunnel was made with is no longer at {0}")]
     UnknownWorkload(IpAddr),
     /// The port belongs to the mesh.
     #[error("port {0} is reserved for the mesh")]
@@ -34,13 +34,15 @@ pub enum Rejection {
 
 /// Decides which socket of a pod a stream of an inbound tunnel is for.
 ///
-/// `local` is the address the tunnel leads to, `authority` that of the CONNECT request.
+/// `local` is the address the tunnel leads to, `owner` the identity of the pod that was there when it was made, `authority`
+/// that of the CONNECT request.
 ///
 /// # Errors
 /// A [`Rejection`].
 pub fn inbound(
     snapshot: &Snapshot,
     local: IpAddr,
+    owner: &Identity,
     authority: &Authority,
 ) -> Result<SocketAddr, Rejection> {
     if let Authority::Address(address) = authority
@@ -53,7 +55,7 @@ pub fn inbound(
     // left the mesh.
     let workload = snapshot
         .workload_by_addr(local)
-        .filter(|it| it.is_local())
+        .filter(|it| it.is_local() && it.identity.as_ref() == Some(owner))
         .ok_or(Rejection::UnknownWorkload(local))?;
     let port = match authority {
         Authority::Address(address) => address.port(),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::*;
 use crate::model::tests::{attached, ip, labels, namespace, pod, told, world};
 use crate::model::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Key, Node, Object, Pod, Snapshot,
-    TargetPort,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Identity, Key, Node, Object, Pod,
+    Snapshot, TargetPort,
 };
 
 fn small_world() -> Snapshot {
@@ -426,7 +426,8 @@ fn inbound_streams() {
         ),
     ]);
     let check = |local: &str, authority: &str, expect: Result<&str, u16>| {
-        let got = inbound(&snapshot, ip(local), &authority.parse().unwrap());
+        let owner = Identity::new("cluster.local", "shop", "default");
+        let got = inbound(&snapshot, ip(local), &owner, &authority.parse().unwrap());
         let got = got.map(|it| it.to_string()).map_err(|it| match it {
             Rejection::AddressMismatch { .. } => 400,
             _ => 503,
@@ -445,6 +446,13 @@ fn inbound_streams() {
     // Remote, unknown.
     check("10.1.0.1", "10.1.0.1:7000", Err(503));
     check("10.0.0.99", "10.0.0.99:7000", Err(503));
+    // The address is another pod's by now.
+    let before = Identity::new("cluster.local", "shop", "before");
+    let authority = "10.0.0.1:7000".parse().unwrap();
+    assert_eq!(
+        inbound(&snapshot, ip("10.0.0.1"), &before, &authority),
+        Err(Rejection::UnknownWorkload(ip("10.0.0.1")))
+    );
     // By name: the port of the endpoint, or of the service while the endpoint is not known.
     check(
         "10.0.0.2",

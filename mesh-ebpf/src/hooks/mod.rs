@@ -24,6 +24,7 @@ fn act(
 ) -> Action {
     let (outcome, action) = apply(hook, skb, packet, (flow, pod_flags), steer);
     report::count(hook, outcome);
+    report::refused(hook, outcome, skb.ifindex(), packet);
     action
 }
 

@@ -3,6 +3,7 @@
 //! Worlds are written as users write them, so the way from text to rules is tested with the rules.
 
 mod authorization;
+mod compiled;
 mod hostile;
 mod naive;
 mod network;

@@ -119,16 +119,20 @@ impl Objects {
     /// Every namespace is labelled with its name; of one that is not known nothing else holds.
     fn selects_namespace(&self, selector: &Value, name: &str) -> bool {
         const NAME: &str = "kubernetes.io/metadata.name";
-        if let Some(it) = self.namespace(name) {
-            let mut labels = it["metadata"]["labels"].clone();
-            labels[NAME] = name.into();
-            return selects(selector, &labels);
+        match self.namespace(name) {
+            Some(it) => {
+                let mut labels = it["metadata"]["labels"].clone();
+                labels[NAME] = name.into();
+                selects(selector, &labels)
+            }
+            None => {
+                let asked = selector["matchLabels"].as_object().into_iter().flatten();
+                let asked = asked.map(|(key, _)| key.as_str());
+                let expressions = items(&selector["matchExpressions"]);
+                let mut keys = asked.chain(expressions.iter().map(|it| text(&it["key"])));
+                keys.all(|it| it == NAME) && selects(selector, &serde_json::json!({ NAME: name }))
+            }
         }
-        let asked = selector["matchLabels"].as_object().into_iter().flatten();
-        let asked = asked.map(|(key, _)| key.as_str());
-        let expressions = items(&selector["matchExpressions"]);
-        let mut keys = asked.chain(expressions.iter().map(|it| text(&it["key"])));
-        keys.all(|it| it == NAME) && selects(selector, &serde_json::json!({ NAME: name }))
     }
 
     // Istio.

@@ -396,8 +396,7 @@ fn overlapping_blocks_unite_their_ports() {
 
 #[test]
 fn ports_and_protocols() {
-    type Case<'a> = (&'a str, &'a [(u16, IpProtocol, bool)]);
-    let cases: &[Case<'_>] = &[
+    let cases: &[(&str, &[(u16, IpProtocol, bool)])] = &[
         (
             "",
             &[
@@ -745,15 +744,14 @@ fn verdicts_say_who_and_why() {
     );
 }
 
-/// A policy for `a` whose first ingress rule allows port 1; the second is this one.
-fn rule(rule: &str) -> String {
-    format!(
-        "{{podSelector: {{matchLabels: {{app: a}}}}, policyTypes: [Ingress], ingress: [{{ports: [{{port: 1}}]}}, {{{rule}}}]}}"
-    )
-}
-
 #[test]
-fn values_that_are_not_understood_allow_nothing_and_what_is_right_beside_them_holds() {
+fn what_is_not_understood_allows_nothing_and_is_named() {
+    let rule = |rule: &str| {
+        format!(
+            "{{podSelector: {{matchLabels: {{app: a}}}}, policyTypes: [Ingress], ingress: [{{ports: [{{port: 1}}]}}, {{{rule}}}]}}"
+        )
+    };
+    // Wrong values: what is right beside them holds.
     let values = [
         (
             rule("from: [{}]"),
@@ -849,10 +847,7 @@ fn values_that_are_not_understood_allow_nothing_and_what_is_right_beside_them_ho
             }
         );
     }
-}
-
-#[test]
-fn shapes_that_are_not_understood_allow_nothing_and_isolate_both_directions() {
+    // Wrong shapes and unknown fields: nothing holds, both directions are isolated.
     let shapes = [
         (
             rule("form: [{podSelector: {}}]"),
@@ -892,10 +887,7 @@ fn shapes_that_are_not_understood_allow_nothing_and_isolate_both_directions() {
         let ingress = tcp(B, A, 81).at(&it, Direction::Ingress);
         assert_eq!(ingress.allow, expect.contains("Ingres\""), "{ingress}");
     }
-}
-
-#[test]
-fn a_selector_that_is_not_understood_selects_the_namespace() {
+    // Whom it selects is not understood: it may be anyone of the namespace.
     for selector in [
         "{matchLabls: {app: a}}",
         "{matchExpressions: [{key: app, operator: Is, values: [a]}]}",

@@ -20,7 +20,7 @@ const TRIES: usize = 12;
 const NAMESPACES: [&str; 3] = ["x", "y", "istio-system"];
 
 /// Where connections start and end: those of pods come first.
-const ADDRESSES: [&str; 10] = [
+pub(super) const ADDRESSES: [&str; 10] = [
     "10.0.0.1",
     "10.0.0.2",
     "10.0.0.3",
@@ -49,7 +49,7 @@ const PREFIXES: [&str; 13] = [
     "fd00::2/128",
 ];
 
-const PORTS: [u16; 6] = [53, 80, 81, 8080, 8090, 15008];
+pub(super) const PORTS: [u16; 6] = [53, 80, 81, 8080, 8090, 15008];
 
 /// An object of those fields that are there.
 fn object(fields: Vec<(&str, Option<Value>)>) -> Value {
@@ -125,7 +125,14 @@ fn a_namespace(name: &'static str) -> impl Strategy<Value = Option<Value>> {
 }
 
 fn a_pod(index: usize) -> impl Strategy<Value = Option<Value>> {
-    let ports = vec((select(vec!["web", "dns"]), served(), protocol()), 0..4);
+    let ports = vec(
+        (
+            select(vec!["web", "dns"]),
+            select(PORTS.to_vec()),
+            protocol(),
+        ),
+        0..3,
+    );
     let rest = (
         select(NAMESPACES.to_vec()),
         labels(),
@@ -152,13 +159,8 @@ fn a_pod(index: usize) -> impl Strategy<Value = Option<Value>> {
     weighted(0.9, it)
 }
 
-/// Ports that are served, and tried, more often than others.
-fn served() -> impl Strategy<Value = u16> {
-    prop_oneof![3 => select(vec![80, 8080]), 1 => select(PORTS.to_vec())]
-}
-
 fn protocol() -> impl Strategy<Value = Option<String>> {
-    weighted(0.3, text(&["TCP", "UDP", "SCTP"]))
+    weighted(0.5, text(&["TCP", "UDP", "SCTP"]))
 }
 
 fn a_port() -> impl Strategy<Value = Value> {
@@ -369,7 +371,7 @@ fn some<S: Strategy<Value = Value> + 'static>(
     all.prop_map(|it| it.into_iter().flatten().collect())
 }
 
-fn any_objects() -> impl Strategy<Value = Vec<Value>> {
+pub(super) fn any_objects() -> impl Strategy<Value = Vec<Value>> {
     let namespaces: Vec<_> = NAMESPACES.map(a_namespace).into_iter().collect();
     let pods: Vec<_> = (0..7).map(a_pod).collect();
     let policies = (
@@ -396,17 +398,19 @@ fn any_try() -> impl Strategy<Value = Try> {
     ]);
     let (from, to) = (select(ADDRESSES.to_vec()), select(ADDRESSES.to_vec()));
     let flags = (any::<bool>(), prop::bool::weighted(0.1));
-    (from, to, served(), protocol, flags).prop_map(|(from, to, port, protocol, (mtls, node))| Try {
-        protocol,
-        mtls,
-        node,
-        ..tcp(from, to, port)
-    })
+    (from, to, select(PORTS.to_vec()), protocol, flags).prop_map(
+        |(from, to, port, protocol, (mtls, node))| Try {
+            protocol,
+            mtls,
+            node,
+            ..tcp(from, to, port)
+        },
+    )
 }
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     let told = std::env::var("MESH_POLICY_CASES").ok();
-    told.map_or(4000, |it| {
+    told.map_or(2000, |it| {
         it.parse().expect("MESH_POLICY_CASES is a number")
     })
 }

@@ -1,0 +1,98 @@
+//! The records of flows: the programs write them, the agent reads them and takes away those of no more use.
+
+use std::os::fd::AsFd;
+
+use aya::Ebpf;
+use aya::maps::{HashMap, IterableMap, MapData, MapError};
+use mesh_common::addr::{Addr, Port};
+use mesh_common::maps::{Flow, FlowKey};
+use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
+
+use super::Error;
+use super::maps::take;
+use super::sys::{self, Read};
+
+/// Entries read by one system call.
+const BATCH: usize = 8192;
+
+const NO_KEY: FlowKey = FlowKey {
+    ifindex: 0,
+    peer: Addr::NONE,
+    pod_port: Port(0),
+    peer_port: Port(0),
+    protocol: 0,
+};
+const NO_FLOW: Flow = Flow {
+    neighbour: 0,
+    opener: 0,
+    revision: 0,
+};
+
+/// The maps that hold records of flows.
+pub(super) struct Flows([(&'static str, HashMap<MapData, FlowKey, Flow>); 2]);
+
+impl Flows {
+    /// Takes the maps from the object.
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let mut open = |name| {
+            let map = HashMap::try_from(take(ebpf, name)?).map_err(failed(name))?;
+            Ok((name, map))
+        };
+        Ok(Self([open(MAP_FLOWS)?, open(MAP_PLAIN_FLOWS)?]))
+    }
+
+    /// Reads every record.
+    pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
+        let mut keys = vec![NO_KEY; BATCH];
+        let mut values = vec![NO_FLOW; BATCH];
+        for (name, map) in &self.0 {
+            let map = map.map().fd().as_fd();
+            let mut from = None;
+            loop {
+                let read = sys::lookup_batch(map, from, &mut keys, &mut values);
+                let Read { count, next } =
+                    read.map_err(|source| Error::Flows { map: name, source })?;
+                keys[..count]
+                    .iter()
+                    .zip(&values)
+                    .for_each(|(key, flow)| each(key, flow));
+                if next.is_none() {
+                    break;
+                }
+                from = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the records of interfaces that are not kept.
+    pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        self.read(|key, _| {
+            if !keep(key.ifindex) {
+                gone.push(*key);
+            }
+        })?;
+        self.remove(&gone)
+    }
+
+    /// Removes records; one that is not there is fine.
+    pub(super) fn remove(&mut self, keys: &[FlowKey]) -> Result<(), Error> {
+        for (name, map) in &mut self.0 {
+            for key in keys {
+                match map.remove(key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(failed(name)(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map {
+        map,
+        source: Box::new(source),
+    }
+}
