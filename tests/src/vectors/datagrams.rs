@@ -52,6 +52,7 @@ impl Rows {
         goes(OnlyEgress, Stranger, new(Opener::Pod));
         goes(OnlyEgress, RemotePlain, REFUSED);
         goes(Unruled, RemotePlain, REFUSED);
+        goes(Unruled, Unruled, new(Opener::Pod));
         goes(JudgedEnrolled, Remote, REFUSED);
         goes(Plain, Untold, PASS);
         goes(Enrolled, Remote, PASS);
@@ -73,6 +74,9 @@ impl Rows {
             comes(Origin::Forwarded, Untold, to, nobody);
             comes(Origin::Node, Outcast, to, node);
             comes(Origin::Agent, Untold, to, PASS);
+        }
+        for pod in [Judged, Unruled] {
+            comes(Origin::Forwarded, pod, pod, new(Opener::Peer));
         }
     }
 

@@ -66,6 +66,7 @@ impl Rows {
         self.goes(OnlyEgress, Stranger, SERVER, passes);
         self.goes(OnlyEgress, RemotePlain, SERVER, REFUSED);
         self.goes(Unruled, RemotePlain, SERVER, REFUSED);
+        self.goes(Unruled, Unruled, SERVER, passes);
         self.goes(Plain, Judged, INWARD, passes);
         // What the tunnel carries is judged, not the tunnel.
         let inbound = to_agent(Verb::Capture, Slot::Inbound);
@@ -92,6 +93,7 @@ impl Rows {
         self.goes(JudgedEnrolled, Enrolled, SERVER, to_pod(Verb::LocalNew, Enrolled));
         self.goes(JudgedEnrolled, Enrolled, OUTWARD, REFUSED);
         self.goes(JudgedEnrolled, Neighbour, SERVER, REFUSED);
+        self.goes(JudgedEnrolled, JudgedEnrolled, OUTWARD, to_pod(Verb::LocalNew, JudgedEnrolled));
         // The short cut proves who is there; the neighbour's own rules are asked, too.
         let short_cut = to_pod(Verb::LocalNew, JudgedEnrolled);
         self.goes(Enrolled, JudgedEnrolled, SERVER, short_cut);
@@ -122,6 +124,7 @@ impl Rows {
         self.comes(Untold, Judged, SERVER, REFUSED);
         self.comes(Untold, OnlyIngress, SERVER, REFUSED);
         self.comes(Untold, OnlyEgress, SERVER, passes);
+        self.comes(Unruled, Unruled, SERVER, passes);
         // Plaintext proves nothing.
         self.comes(RemotePlain, JudgedEnrolled, INWARD, passes);
         self.comes(RemotePlain, JudgedEnrolled, PROVED, REFUSED);
