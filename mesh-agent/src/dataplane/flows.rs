@@ -9,7 +9,7 @@ use mesh_common::maps::{Flow, FlowKey};
 use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
 
 use super::Error;
-use super::maps::take;
+use super::maps::{gone, take};
 use super::sys::{self, Read};
 
 /// Entries read by one system call.
@@ -80,10 +80,7 @@ impl Flows {
     pub(super) fn remove(&mut self, keys: &[FlowKey]) -> Result<(), Error> {
         for (name, map) in &mut self.0 {
             for key in keys {
-                match map.remove(key) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(failed(name)(error)),
-                }
+                gone(map.remove(key)).map_err(failed(name))?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
+use std::io::ErrorKind;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -45,13 +46,9 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             Some(value) => self.map.insert(key, value, 0).map(|()| {
                 self.present.insert(key, value);
             }),
-            None if self.present.contains_key(&key) => match self.map.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {
-                    self.present.remove(&key);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
+            None if self.present.contains_key(&key) => gone(self.map.remove(&key)).map(|()| {
+                self.present.remove(&key);
+            }),
             None => Ok(()),
         };
         written.map_err(|source| Error::Map {
@@ -113,8 +110,8 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
             .copied()
             .collect();
         for key in gone {
-            match self.map.remove(&Key::new(key.0, key.1)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {
+            match gone(self.map.remove(&Key::new(key.0, key.1))) {
+                Ok(()) => {
                     self.present.remove(&key);
                 }
                 Err(source) => first = first.and(Err(self.error(source))),
@@ -128,6 +125,17 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
             map: self.name,
             source: Box::new(source),
         }
+    }
+}
+
+/// Takes the absence of what was to be removed as success.
+pub(super) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
     }
 }
 
