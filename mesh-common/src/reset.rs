@@ -146,7 +146,7 @@ mod tests {
             let answer = answer(&v4(), &segment(1000, 77, flags), length)
                 .unwrap()
                 .map(u32::from_be);
-            assert_eq!(answer[0], 80 << 16 | 40_000);
+            assert_eq!(answer[0], (80 << 16) + 40_000);
             assert_eq!(
                 (answer[1], answer[2], answer[3] >> 16 & 0xff),
                 (sequence, acknowledged, out)

@@ -218,9 +218,13 @@ impl Lab {
     }
 
     /// Writes a policy with this spec, and waits until it is in force.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers write the value in place"
+    )]
     pub fn policy(&self, kind: &str, namespace: &str, name: &str, spec: Value) -> Result<()> {
         self.objects
-            .apply(objects::policy(kind, namespace, name, spec))?;
+            .apply(objects::policy(kind, namespace, name, &spec))?;
         self.settle()
     }
 

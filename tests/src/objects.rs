@@ -263,7 +263,7 @@ fn endpoint(pod: &Value, family: usize) -> Value {
 pub const POLICIES: [&str; 3] = ["NetworkPolicy", "AuthorizationPolicy", "PeerAuthentication"];
 
 /// A policy of one of [`POLICIES`].
-pub fn policy(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+pub fn policy(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
     let version = if kind == "NetworkPolicy" {
         "networking.k8s.io/v1"
     } else {

@@ -111,7 +111,7 @@ pub fn ping(from: &Netns, to: IpAddr) -> io::Result<Reach> {
     })
 }
 
-/// An echo request under an identifier that was not used before. Of ICMPv6 the kernel writes the checksum.
+/// An echo request under an identifier that was not used before. Of `ICMPv6` the kernel writes the checksum.
 fn echo_request(kind: u8) -> [u8; 8] {
     static LAST: AtomicU16 = AtomicU16::new(0x100);
     let identifier = LAST.fetch_add(1, Ordering::Relaxed);

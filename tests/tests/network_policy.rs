@@ -30,18 +30,18 @@ fn only_8080_from_b() -> Result<()> {
 
         let clients = [&pods.b, &pods.near_b, &pods.c, &pods.near_c];
         pods.judge("all plain", (Hook::ToPod, 20 + 8))?;
-        pods.enrol(&clients)?;
-        pods.enrol(&[&pods.web])?;
+        enrol(&clients)?;
+        enrol(&[&pods.web])?;
         pods.judge("all enrolled", (Hook::FromPod, 10))?;
         pods.web.leave()?;
         pods.judge("all enrolled but the server", (Hook::ToPod, 20))?;
-        pods.enrol(&[&pods.web])?;
-        pods.leave(&clients)?;
+        enrol(&[&pods.web])?;
+        leave(&clients)?;
         pods.judge("the server alone enrolled", (Hook::ToPod, 20))?;
         pods.web.leave()?;
         pods.judge("all plain again", (Hook::ToPod, 20 + 8))?;
-        pods.enrol(&clients)?;
-        pods.enrol(&[&pods.web])?;
+        enrol(&clients)?;
+        enrol(&[&pods.web])?;
         pods.judge("all enrolled again", (Hook::FromPod, 10))?;
 
         let log = lab.node("n2").agent().log();
@@ -293,7 +293,7 @@ fn for_plain_and_enrolled(
         lab.namespace("shop").create()?;
         let pods = Shop::create(lab)?;
         part(&pods, [&pods.b, &pods.near_b])?;
-        pods.enrol(&[&pods.b, &pods.near_b, &pods.web])?;
+        enrol(&[&pods.b, &pods.near_b, &pods.web])?;
         part(&pods, [&pods.b, &pods.near_b])
     })
 }
@@ -330,14 +330,6 @@ impl<'lab> Shop<'lab> {
     fn serve(&self, ports: &[u16]) -> Result<Vec<Server>> {
         let start = |port: &u16| Ok(Server::start(&self.web, *port, App::Echo)?);
         ports.iter().map(start).collect()
-    }
-
-    fn enrol(&self, pods: &[&Pod<'_>]) -> Result<()> {
-        pods.iter().try_for_each(|pod| pod.enrol())
-    }
-
-    fn leave(&self, pods: &[&Pod<'_>]) -> Result<()> {
-        pods.iter().try_for_each(|pod| pod.leave())
     }
 
     fn clients(&self) -> [&Pod<'lab>; 4] {
@@ -390,4 +382,12 @@ impl<'lab> Shop<'lab> {
     fn since(&self, before: &Counters) -> Result<Counters> {
         Ok(self.counters()?.since(before))
     }
+}
+
+fn enrol(pods: &[&Pod<'_>]) -> Result<()> {
+    pods.iter().try_for_each(|pod| pod.enrol())
+}
+
+fn leave(pods: &[&Pod<'_>]) -> Result<()> {
+    pods.iter().try_for_each(|pod| pod.leave())
 }

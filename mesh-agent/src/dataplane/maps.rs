@@ -103,13 +103,13 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
     /// Removes every entry that is not kept; goes on after a failure and returns the first.
     pub(super) fn retain(&mut self, keep: impl Fn(&(u32, K)) -> bool) -> Result<(), Error> {
         let mut first = Ok(());
-        let gone: Vec<_> = self
+        let unwanted: Vec<_> = self
             .present
             .keys()
             .filter(|key| !keep(key))
             .copied()
             .collect();
-        for key in gone {
+        for key in unwanted {
             match gone(self.map.remove(&Key::new(key.0, key.1))) {
                 Ok(()) => {
                     self.present.remove(&key);

@@ -93,7 +93,7 @@ mod tests {
         fn entry(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
             let ingress = key.direction == Direction::Ingress as u8;
             let allowed = match (key.set, key.class) {
-                (1, 7) | (2, 7) => key.port == Port::new(80) && (key.set == 1) == ingress,
+                (1 | 2, 7) => key.port == Port::new(80) && (key.set == 1) == ingress,
                 (1, 8) => ingress && key.proof == 1,
                 (1, CLASS_NODE) => ingress,
                 _ => false,

@@ -16,6 +16,7 @@ const LOOKUP_BATCH: libc::c_int = 24;
 
 /// Member `batch` of `union bpf_attr`.
 #[repr(C)]
+#[expect(clippy::struct_field_names, reason = "the kernel's names")]
 struct Batch {
     in_batch: u64,
     out_batch: u64,

@@ -119,6 +119,7 @@ impl Objects {
     /// Every namespace is labelled with its name; of one that is not known nothing else holds.
     fn selects_namespace(&self, selector: &Value, name: &str) -> bool {
         const NAME: &str = "kubernetes.io/metadata.name";
+        #[expect(clippy::single_match_else, reason = "two cases of equal weight")]
         match self.namespace(name) {
             Some(it) => {
                 let mut labels = it["metadata"]["labels"].clone();

@@ -396,7 +396,8 @@ fn overlapping_blocks_unite_their_ports() {
 
 #[test]
 fn ports_and_protocols() {
-    let cases: &[(&str, &[(u16, IpProtocol, bool)])] = &[
+    type Case<'a> = (&'a str, &'a [(u16, IpProtocol, bool)]);
+    let cases: &[Case<'_>] = &[
         (
             "",
             &[
@@ -745,6 +746,7 @@ fn verdicts_say_who_and_why() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_not_understood_allows_nothing_and_is_named() {
     let rule = |rule: &str| {
         format!(
