@@ -31,6 +31,9 @@ use crate::maps::LISTENERS;
 /// `sk_state` of a listening socket (`enum` in the kernel's `tcp_states.h`).
 const TCP_LISTEN: u32 = 10;
 
+/// Interface index of the loopback device, in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// A TC return code.
 pub(crate) type Action = i32;
 pub(crate) const PASS: Action = TC_ACT_OK as Action;
@@ -217,12 +220,17 @@ impl Skb<'_> {
         if unsafe { bpf_skb_change_tail(skb.cast(), 14 + ip + 20, 0) } != 0 {
             return DROP;
         }
-        // The two addresses of six bytes change places.
-        let macs = [
+        let ingress = self.ingress_ifindex();
+        let to_node = matches!(hook, Hook::ToPod) && ingress == 0;
+        // The two addresses of six bytes change places; the loopback device's own is zero.
+        let mut macs = [
             mid >> 16 | src_high << 16,
             src_high >> 16 | dst_low << 16,
             dst_low >> 16 | mid << 16,
         ];
+        if to_node {
+            macs = [0; 3];
+        }
         let written = self.store(0, &macs)
             && if v6 {
                 self.store(14, &reset::ipv6(packet))
@@ -234,21 +242,17 @@ impl Skb<'_> {
             return DROP;
         }
         self.mark(MARK_AGENT);
-        let back = match (hook, self.ingress_ifindex()) {
+        let back = if matches!(hook, Hook::FromPod) {
             // Out by the device it came from.
-            (Hook::FromPod, _) => {
-                // SAFETY: no pointer is passed.
-                unsafe { bpf_redirect(self.ifindex(), 0) }
-            }
-            // A process of the node: in by the pod's device.
-            (_, 0) => {
-                // SAFETY: no pointer is passed.
-                unsafe { bpf_redirect(self.ifindex(), u64::from(BPF_F_INGRESS)) }
-            }
-            (_, ingress) => {
-                // SAFETY: a null parameter of length 0 is allowed: the kernel finds the neighbour.
-                unsafe { bpf_redirect_neigh(ingress, ptr::null_mut(), 0, 0) }
-            }
+            // SAFETY: no pointer is passed.
+            unsafe { bpf_redirect(self.ifindex(), 0) }
+        } else if to_node {
+            // Not in by the pod's device: there, `from_pod` would drop a segment of no flow.
+            // SAFETY: no pointer is passed.
+            unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) }
+        } else {
+            // SAFETY: a null parameter of length 0 is allowed: the kernel finds the neighbour.
+            unsafe { bpf_redirect_neigh(ingress, ptr::null_mut(), 0, 0) }
         };
         back as Action
     }

@@ -27,6 +27,11 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     pub const DESTINATION_OPTIONS: u8 = 60;
     pub const SCTP: u8 = 132;
+
+    /// That of ICMP for the family of an address.
+    pub fn icmp(address: std::net::IpAddr) -> u8 {
+        if address.is_ipv4() { ICMP } else { ICMPV6 }
+    }
 }
 
 const ETHERNET: usize = 14;
@@ -78,6 +83,27 @@ impl Frame {
         Self::ip(src.ip(), dst.ip(), protocol::UDP, header)
     }
 
+    /// An SCTP packet without chunks, and without a checksum.
+    ///
+    /// # Panics
+    /// When the two addresses are not of one family.
+    pub fn sctp(src: SocketAddr, dst: SocketAddr) -> Self {
+        let mut header = vec![0; 12];
+        header[..2].copy_from_slice(&src.port().to_be_bytes());
+        header[2..4].copy_from_slice(&dst.port().to_be_bytes());
+        Self::ip(src.ip(), dst.ip(), protocol::SCTP, header)
+    }
+
+    /// An ICMP message of the addresses' family, of a type and with an echo's identifier.
+    ///
+    /// # Panics
+    /// When the two addresses are not of one family.
+    pub fn icmp(src: IpAddr, dst: IpAddr, kind: u8, identifier: u16) -> Self {
+        let [high, low] = identifier.to_be_bytes();
+        let number = protocol::icmp(src);
+        Self::ip(src, dst, number, vec![kind, 0, 0, 0, high, low, 0, 1])
+    }
+
     /// An `ICMPv6` message of a type, with an empty body.
     pub fn icmp6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8) -> Self {
         let message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
@@ -117,6 +143,14 @@ impl Frame {
         self
     }
 
+    /// Adds TCP options: `words` times four no-operation bytes. To be called before there is data.
+    #[must_use]
+    pub fn tcp_options(mut self, words: usize) -> Self {
+        self.transport.extend(vec![1; words * 4]);
+        self.transport[12] = low_byte(self.transport.len() / 4) << 4;
+        self
+    }
+
     /// Adds IPv4 options: `words` times four no-operation bytes.
     #[must_use]
     pub fn options(mut self, words: usize) -> Self {
@@ -153,6 +187,11 @@ impl Frame {
     fn extension_bytes(mut self, number: u8, header: Vec<u8>) -> Self {
         self.extensions.push((number, header));
         self
+    }
+
+    /// Number of the transport.
+    pub fn protocol(&self) -> u8 {
+        self.protocol
     }
 
     /// The bytes, with right checksums.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
-use aya::programs::{SchedClassifier, SkLookup, TestRun, TestRunOptions};
+use aya::programs::tc::qdisc_add_clsact;
+use aya::programs::{SchedClassifier, SkLookup, TcAttachType, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
@@ -179,6 +180,20 @@ impl Object {
     /// The counters.
     pub fn counters(&mut self) -> Result<Counters> {
         Counters::read(&PerCpuArray::try_from(self.map(names::MAP_COUNTERS)?)?)
+    }
+
+    /// Attaches a program to a device of the calling thread's network namespace, for as long as the object lives.
+    pub fn attach(&mut self, hook: Hook, device: &str) -> Result<()> {
+        let direction = match hook {
+            Hook::FromPod | Hook::FromNet => TcAttachType::Ingress,
+            Hook::ToPod => TcAttachType::Egress,
+        };
+        // Needed before 6.6; it is there for the second program.
+        let _ = qdisc_add_clsact(device);
+        classifier(&mut self.ebpf, hook)?
+            .attach(device, direction)
+            .with_context(|| format!("cannot attach {} to {device}", hook.name()))?;
+        Ok(())
     }
 
     /// Runs a program on a packet, in the calling thread's network namespace, which must have the interface.

@@ -21,6 +21,9 @@ impl<K: IntoBytes + Immutable, V> Trie<K, V> {
     }
 
     /// The value of the longest prefix of a key.
+    ///
+    /// # Panics
+    /// When keys are longer than any of the kernel's.
     pub fn get(&self, key: &K) -> Option<&V> {
         let bits = u32::try_from(size_of::<K>() * 8).expect("keys are short");
         let mut lengths = (0..=bits).rev();

@@ -174,7 +174,11 @@ impl Effect {
             Verb::Drop => unchanged(outcome(argument)?, action::SHOT),
             Verb::Reset => {
                 let mut effect = unchanged(outcome(argument)?, action::SHOT)?;
-                if let Some(answer) = reset_for(&vector.frame) {
+                if let Some(mut answer) = reset_for(&vector.frame) {
+                    if vector.hook == Hook::ToPod && vector.origin == Origin::Node {
+                        // It goes in by the loopback device.
+                        answer[..12].fill(0);
+                    }
                     effect.action = action::REDIRECT;
                     effect.frame = answer;
                     effect.mark = MARK_AGENT;

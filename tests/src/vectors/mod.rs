@@ -2,7 +2,10 @@
 //!
 //! The table states every decision in full. The host test holds `mesh_common::steer` against it, the kernel test the object.
 
+mod datagrams;
 mod headers;
+mod policy;
+mod resets;
 mod rows;
 mod steering;
 #[cfg(test)]

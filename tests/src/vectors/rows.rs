@@ -8,7 +8,7 @@ use mesh_common::verdict::{Hook, Outcome};
 
 use crate::frames::Frame;
 use crate::rules;
-use crate::world::{Decision, Family, Who, flow};
+use crate::world::{Decision, Family, REVISION, Who, flow};
 
 /// One packet and its fate.
 #[derive(Clone, Debug)]
@@ -31,6 +31,29 @@ pub struct Vector {
     pub expect: Decision,
 }
 
+impl Vector {
+    /// Records the flow before.
+    pub(super) fn known(&mut self, record: Flow) -> &mut Self {
+        self.recorded.extend(self.flow.map(|flow| (flow, record)));
+        self
+    }
+}
+
+/// What goes from one port to another, or is an echo with an identifier in both places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// A TCP segment with these flags.
+    Tcp(u8),
+    /// A UDP datagram.
+    Udp,
+    /// An SCTP packet.
+    Sctp,
+    /// An ICMP echo request.
+    Echo,
+    /// An ICMP echo reply.
+    EchoReply,
+}
+
 /// Every vector, for both families.
 pub fn all() -> Vec<Vector> {
     [Family::V4, Family::V6]
@@ -39,6 +62,9 @@ pub fn all() -> Vec<Vector> {
             let mut rows = Rows::new(family);
             rows.steering();
             rows.headers();
+            rows.policy();
+            rows.datagrams();
+            rows.resets();
             rows.vectors
         })
         .collect()
@@ -49,8 +75,19 @@ pub(super) const CLIENT: u16 = 40_000;
 /// An ordinary port that is connected to.
 pub(super) const SERVER: u16 = rules::SERVER;
 
+/// What policy refuses over TCP.
+pub(super) const REFUSED: Steer = reset(Outcome::Policy);
+
 /// The decision on malformed packets at a pod's device.
 pub(super) const MALFORMED: Decision = Decision::Steer(drop(Outcome::Malformed));
+
+/// A record of before the revision in force.
+pub(super) const fn old(record: Flow) -> Flow {
+    Flow {
+        revision: REVISION - 1,
+        ..record
+    }
+}
 
 /// A decision without argument.
 pub(super) const fn steer(verb: Verb) -> Steer {
@@ -131,6 +168,48 @@ impl Rows {
             expect,
         });
         self.vectors.last_mut().expect("just pushed")
+    }
+
+    /// Adds a packet between a local pod and a peer: out of the pod at `from_pod`, into it at `to_pod`.
+    pub(super) fn between(
+        &mut self,
+        name: &str,
+        hook: Hook,
+        carried: Carried,
+        (pod, peer): ((Who, u16), (Who, u16)),
+        verdict: Steer,
+    ) -> &mut Vector {
+        let (from, to) = match hook {
+            Hook::FromPod => (pod, peer),
+            Hook::ToPod | Hook::FromNet => (peer, pod),
+        };
+        let frame = self.carrying(carried, from, to);
+        let flow = FlowKey {
+            protocol: frame.protocol().into(),
+            ..self.flow(pod, peer)
+        };
+        let name = format!("{carried:?}: {name}");
+        let expect = Decision::Steer(verdict);
+        let vector = self.add(&name, hook, pod.0.ifindex(), frame.bytes(), expect);
+        vector.flow = Some(flow);
+        vector
+    }
+
+    fn carrying(&self, carried: Carried, from: (Who, u16), to: (Who, u16)) -> Frame {
+        let family = self.family;
+        let ends = (from.0.at(family, from.1), to.0.at(family, to.1));
+        let (request, reply) = match family {
+            Family::V4 => (8, 0),
+            Family::V6 => (128, 129),
+        };
+        let echo = |kind| Frame::icmp(ends.0.ip(), ends.1.ip(), kind, from.1);
+        match carried {
+            Carried::Tcp(flags) => Frame::tcp(ends.0, ends.1, flags),
+            Carried::Udp => Frame::udp(ends.0, ends.1),
+            Carried::Sctp => Frame::sctp(ends.0, ends.1),
+            Carried::Echo => echo(request),
+            Carried::EchoReply => echo(reply),
+        }
     }
 
     /// A segment from one port to another.
