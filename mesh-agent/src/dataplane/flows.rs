@@ -9,7 +9,7 @@ use mesh_common::maps::{Flow, FlowKey};
 use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
 
 use super::Error;
-use super::maps::take;
+use super::maps::{removed_or_absent, take};
 use super::sys::{self, Read};
 
 /// Entries read by one system call.
@@ -73,16 +73,20 @@ impl Flows {
                 gone.push(*key);
             }
         })?;
-        self.remove(&gone)
+        for (name, map) in &mut self.0 {
+            for key in &gone {
+                removed_or_absent(map.remove(key)).map_err(failed(name))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Removes records; one that is not there is fine.
-    pub(super) fn remove(&mut self, keys: &[FlowKey]) -> Result<(), Error> {
+    /// Removes records that were last judged before a revision.
+    pub(super) fn forget_older(&mut self, keys: &[FlowKey], revision: u32) -> Result<(), Error> {
         for (name, map) in &mut self.0 {
             for key in keys {
-                match map.remove(key) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(failed(name)(error)),
+                if map.get(key, 0).is_ok_and(|it| it.revision != revision) {
+                    removed_or_absent(map.remove(key)).map_err(failed(name))?;
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
+use std::io::ErrorKind;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -45,13 +46,10 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             Some(value) => self.map.insert(key, value, 0).map(|()| {
                 self.present.insert(key, value);
             }),
-            None if self.present.contains_key(&key) => match self.map.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {
+            None if self.present.contains_key(&key) => removed_or_absent(self.map.remove(&key))
+                .map(|()| {
                     self.present.remove(&key);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
+                }),
             None => Ok(()),
         };
         written.map_err(|source| Error::Map {
@@ -113,8 +111,8 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
             .copied()
             .collect();
         for key in gone {
-            match self.map.remove(&Key::new(key.0, key.1)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {
+            match removed_or_absent(self.map.remove(&Key::new(key.0, key.1))) {
+                Ok(()) => {
                     self.present.remove(&key);
                 }
                 Err(source) => first = first.and(Err(self.error(source))),
@@ -139,4 +137,14 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
             name: name.to_owned(),
         }),
     })
+}
+
+/// What a removal came to, for which nothing to remove is as good.
+pub(super) fn removed_or_absent(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
+    }
 }
