@@ -15,10 +15,11 @@ use nix::net::if_::if_nametoindex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::attachments::{self, Record, Store};
 use crate::causes::causes;
+use crate::clock;
 use crate::dataplane::plan::{Interface, Interfaces};
 use crate::dataplane::{self, Dataplane};
 use crate::ipam::Ipam;
@@ -316,7 +317,9 @@ impl World {
         if !self.dataplane.has_changed_over() {
             return Ok(());
         }
+        let start = clock::now();
         let refused = self.dataplane.refused();
+        debug!(took = ?start.elapsed(), "open connections judged");
         let interfaces = self.interfaces.iter();
         let netns: HashMap<_, _> = interfaces.map(|(_, it)| (it.index, &it.netns)).collect();
         let mut by_netns = ByNetns::new();

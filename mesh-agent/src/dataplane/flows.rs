@@ -9,7 +9,7 @@ use mesh_common::maps::{Flow, FlowKey};
 use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
 
 use super::Error;
-use super::maps::{gone, take};
+use super::maps::{removed_or_absent, take};
 use super::sys::{self, Read};
 
 /// Entries read by one system call.
@@ -73,14 +73,21 @@ impl Flows {
                 gone.push(*key);
             }
         })?;
-        self.remove(&gone)
+        for (name, map) in &mut self.0 {
+            for key in &gone {
+                removed_or_absent(map.remove(key)).map_err(failed(name))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Removes records; one that is not there is fine.
-    pub(super) fn remove(&mut self, keys: &[FlowKey]) -> Result<(), Error> {
+    /// Removes records that were last judged before a revision.
+    pub(super) fn forget_older(&mut self, keys: &[FlowKey], revision: u32) -> Result<(), Error> {
         for (name, map) in &mut self.0 {
             for key in keys {
-                gone(map.remove(key)).map_err(failed(name))?;
+                if map.get(key, 0).is_ok_and(|it| it.revision != revision) {
+                    removed_or_absent(map.remove(key)).map_err(failed(name))?;
+                }
             }
         }
         Ok(())

@@ -267,11 +267,11 @@ impl Dataplane {
     }
 
     /// Has open flows judged at their next packet by the policy that pods have changed over to, and forgets those that
-    /// have ended.
+    /// have ended, unless their tuples have been used again since.
     pub fn settle(&mut self, ended: &[FlowKey]) -> Result<(), Error> {
         let settled = self.policy.commit();
         self.changed_over = settled.is_err();
-        settled.and(self.flows.remove(ended))
+        settled.and(self.flows.forget_older(ended, self.policy.revision()))
     }
 
     fn set_pod_cidrs(&mut self, snapshot: &Snapshot) -> Result<(), Error> {

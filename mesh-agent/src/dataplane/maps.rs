@@ -46,9 +46,10 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             Some(value) => self.map.insert(key, value, 0).map(|()| {
                 self.present.insert(key, value);
             }),
-            None if self.present.contains_key(&key) => gone(self.map.remove(&key)).map(|()| {
-                self.present.remove(&key);
-            }),
+            None if self.present.contains_key(&key) => removed_or_absent(self.map.remove(&key))
+                .map(|()| {
+                    self.present.remove(&key);
+                }),
             None => Ok(()),
         };
         written.map_err(|source| Error::Map {
@@ -103,14 +104,14 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
     /// Removes every entry that is not kept; goes on after a failure and returns the first.
     pub(super) fn retain(&mut self, keep: impl Fn(&(u32, K)) -> bool) -> Result<(), Error> {
         let mut first = Ok(());
-        let unwanted: Vec<_> = self
+        let gone: Vec<_> = self
             .present
             .keys()
             .filter(|key| !keep(key))
             .copied()
             .collect();
-        for key in unwanted {
-            match gone(self.map.remove(&Key::new(key.0, key.1))) {
+        for key in gone {
+            match removed_or_absent(self.map.remove(&Key::new(key.0, key.1))) {
                 Ok(()) => {
                     self.present.remove(&key);
                 }
@@ -128,17 +129,6 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
     }
 }
 
-/// Takes the absence of what was to be removed as success.
-pub(super) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
-    match removed {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
-            Ok(())
-        }
-        other => other,
-    }
-}
-
 /// Takes a map out of the object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or_else(|| Error::Map {
@@ -147,4 +137,14 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
             name: name.to_owned(),
         }),
     })
+}
+
+/// What a removal came to, for which nothing to remove is as good.
+pub(super) fn removed_or_absent(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
+    }
 }

@@ -70,6 +70,11 @@ impl PolicyTables {
         Ok(tables)
     }
 
+    /// [`Config::revision`].
+    pub(super) fn revision(&self) -> u32 {
+        self.revision
+    }
+
     /// How a workload is judged.
     pub(super) fn judged(&self, workload: &WorkloadKey) -> Judged {
         let Some(subject) = self.compiled.sets.get(workload) else {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mesh_common::maps::FlowKey;
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -56,44 +56,68 @@ enum Error {
 /// Refused connections by the network namespace that has their sockets.
 pub type ByNetns = BTreeMap<PathBuf, Vec<Refused>>;
 
-struct Request {
-    refused: ByNetns,
-    /// Gets the flows of which there was no connection.
-    reply: oneshot::Sender<Vec<FlowKey>>,
-}
-
 /// Asks for connections to be ended.
-#[derive(Clone, Debug)]
-pub struct Revocations(mpsc::Sender<Request>);
+#[derive(Debug)]
+pub struct Revocations {
+    requests: mpsc::Sender<ByNetns>,
+    /// For each request, the flows that turned out to have no connection.
+    answers: mpsc::Receiver<Vec<FlowKey>>,
+    unanswered: usize,
+}
 
 /// Ends connections.
 #[derive(Debug)]
-pub struct Revoker(mpsc::Receiver<Request>);
+pub struct Revoker {
+    requests: mpsc::Receiver<ByNetns>,
+    answers: mpsc::Sender<Vec<FlowKey>>,
+}
 
 /// The two ends of what is asked.
 pub fn revocations() -> (Revocations, Revoker) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Revocations(sender), Revoker(receiver))
+    let (asks, requests) = mpsc::channel(QUEUE);
+    let (tells, answers) = mpsc::channel(QUEUE);
+    let revocations = Revocations {
+        requests: asks,
+        answers,
+        unanswered: 0,
+    };
+    let revoker = Revoker {
+        requests,
+        answers: tells,
+    };
+    (revocations, revoker)
 }
 
 impl Revocations {
-    /// Ends connections, and returns those flows that turn out to have none. Waits 200 ms at most: the rest follows.
-    pub async fn end(&self, refused: ByNetns) -> Vec<FlowKey> {
+    /// Ends connections, and returns flows of this request or earlier ones that turned out to have none.
+    ///
+    /// Waits 200 ms at most. What takes longer goes on meanwhile; what finds no place in the queue by then is left to its
+    /// next packet.
+    pub async fn end(&mut self, refused: ByNetns) -> Vec<FlowKey> {
+        let mut gone = Vec::new();
         if refused.is_empty() {
-            return Vec::new();
+            return gone;
         }
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            let sent = self.0.send(Request { refused, reply }).await;
-            // The revoker is gone only when the agent ends.
-            sent.ok()?;
-            answer.await.ok()
-        };
-        timeout(PATIENCE, asked)
-            .await
-            .ok()
-            .flatten()
-            .unwrap_or_default()
+        let answered = timeout(PATIENCE, async {
+            // First, so that the revoker never waits for us while we wait for it.
+            while let Ok(answer) = self.answers.try_recv() {
+                self.unanswered -= 1;
+                gone.extend(answer);
+            }
+            if self.requests.send(refused).await.is_ok() {
+                self.unanswered += 1;
+            }
+            while self.unanswered > 0
+                && let Some(answer) = self.answers.recv().await
+            {
+                self.unanswered -= 1;
+                gone.extend(answer);
+            }
+        });
+        if answered.await.is_err() {
+            warn!("ending connections that policy no longer allows takes long");
+        }
+        gone
     }
 }
 
@@ -101,17 +125,17 @@ impl Revoker {
     /// Serves until `shutdown`; once the kernel has said that it cannot, everything is left to the next packet.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut supported = true;
-        while let Some(Some(request)) = shutdown.run_until_cancelled(self.0.recv()).await {
+        while let Some(Some(refused)) = shutdown.run_until_cancelled(self.requests.recv()).await {
+            let mut gone = Vec::new();
             if supported {
-                let Request { refused, reply } = request;
                 let ended = spawn_blocking(move || end_all(&refused)).await;
-                let Ok((gone, result)) = ended else {
+                let Ok(ended) = ended else {
                     return;
                 };
-                supported = !matches!(result, Err(Error::Unsupported));
-                // Whoever asked may have gone on.
-                let _ = reply.send(gone);
+                (gone, supported) = (ended.0, !matches!(ended.1, Err(Error::Unsupported)));
             }
+            // Nobody is left to tell when the agent ends.
+            let _ = self.answers.send(gone).await;
         }
     }
 }
@@ -125,6 +149,7 @@ fn end_all(refused: &ByNetns) -> (Vec<FlowKey>, Result<(), Error>) {
     for (netns, connections) in refused {
         let result = inside(netns, || end(connections, &mut gone)).flatten();
         match result {
+            Ok(0) => {}
             Ok(ended) => {
                 let netns = netns.display();
                 info!(%netns, ended, "connections ended that policy no longer allows");
