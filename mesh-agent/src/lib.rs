@@ -1,5 +1,6 @@
 //! The node agent of Mesh CNI.
 
+pub mod admin;
 pub mod agent;
 pub mod args;
 pub mod attachments;
@@ -9,6 +10,7 @@ pub mod cluster;
 pub mod cni_server;
 pub mod dataplane;
 pub mod hbone;
+pub mod inspect;
 pub mod ipam;
 pub mod model;
 pub mod network;
@@ -16,4 +18,5 @@ pub mod pki;
 pub mod policy;
 pub mod proxy;
 pub mod route;
+pub mod unix_socket;
 pub mod world;

@@ -108,6 +108,11 @@ impl Node {
         self.lab.join(&self.name)
     }
 
+    /// The socket on which the agent answers `mesh-agent trace` and `mesh-agent policies`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.state().join("admin.sock")
+    }
+
     /// Directory of the pinned maps.
     pub fn pins(&self) -> PathBuf {
         self.lab.join("bpf").join(&self.name)
@@ -209,6 +214,8 @@ impl Agent<'_> {
             .arg(node.state().join("state"))
             .arg("--cni-socket")
             .arg(node.socket())
+            .arg("--admin-socket")
+            .arg(node.admin_socket())
             .arg("--bpffs")
             .arg(node.pins())
             .args(["--uplink", UPLINK])
