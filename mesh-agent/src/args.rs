@@ -42,7 +42,7 @@ pub struct Trace {
 
     /// To whom: namespace/pod, pod, svc/namespace/service, service.namespace, or an address; then :PORT.
     ///
-    /// An IPv6 address with a port is written [fd00::1]:80. A pod whose name has dots, or whose namespace is called svc, is
+    /// An IPv6 address with a port is written `[fd00::1]:80`. A pod whose name has dots, or whose namespace is called svc, is
     /// written pod/namespace/pod. Without PORT the only one that the pod or service names is meant.
     #[arg(value_name = "DST[:PORT]")]
     pub destination: Destination,

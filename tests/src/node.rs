@@ -113,6 +113,16 @@ impl Node {
         self.state().join("admin.sock")
     }
 
+    /// A command of `mesh-agent` that asks this node's agent.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.join("mesh-agent"));
+        command
+            .args(words)
+            .arg("--admin-socket")
+            .arg(self.admin_socket());
+        command
+    }
+
     /// Directory of the pinned maps.
     pub fn pins(&self) -> PathBuf {
         self.lab.join("bpf").join(&self.name)

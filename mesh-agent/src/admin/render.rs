@@ -11,6 +11,10 @@ pub(super) fn trace(trace: &Trace) -> String {
     let mut lines = vec![
         format!("from  {}", party(&trace.source, None)),
         format!("to    {}", trace.destination),
+        format!(
+            "as    node {} knows it, revision {}",
+            trace.node, trace.revision
+        ),
     ];
     lines.extend(trace.steps.iter().map(step));
     for path in &trace.paths {
@@ -26,10 +30,7 @@ pub(super) fn trace(trace: &Trace) -> String {
     for note in &trace.notes {
         lines.push(format!("note  {note}"));
     }
-    lines.push(format!(
-        "{} (node {}, revision {})",
-        trace.conclusion, trace.node, trace.revision
-    ));
+    lines.push(trace.conclusion.clone());
     lines.join("\n") + "\n"
 }
 

@@ -20,13 +20,12 @@ impl<'a> Someone<'a> {
     /// Whoever has an address.
     pub(super) fn at(snapshot: &'a Snapshot, address: IpAddr) -> Self {
         let workload = snapshot.workload_by_addr(address).map(|it| &**it);
-        let node = match workload {
-            Some(workload) => workload.node.as_deref(),
-            None => {
-                let mut nodes = snapshot.nodes();
-                let node = nodes.find(|it| it.addresses.contains(&address));
-                node.map(|it| &*it.name)
-            }
+        let node = if let Some(workload) = workload {
+            workload.node.as_deref()
+        } else {
+            let mut nodes = snapshot.nodes();
+            let node = nodes.find(|it| it.addresses.contains(&address));
+            node.map(|it| &*it.name)
         };
         Self {
             address,

@@ -132,10 +132,9 @@ impl Census {
             return not_enrolled(layer);
         }
         let mode = |strict| if strict { "STRICT" } else { "PERMISSIVE" };
-        let mut state = mode(workload.strict).to_owned();
-        for (port, strict) in &workload.strict_ports {
-            state += &format!(", {} at port {port}", mode(*strict));
-        }
+        let exceptions = workload.strict_ports.iter();
+        let exceptions = exceptions.map(|(port, strict)| (*port, mode(*strict)));
+        let state = with_ports(mode(workload.strict), exceptions);
         let deciding = deciding(snapshot, workload).into_iter();
         let policies = deciding.map(|it| self.authentication(it)).collect();
         let restricts = workload.strict || !workload.strict_ports.is_empty();
@@ -179,10 +178,8 @@ impl Census {
             MtlsMode::Permissive => "PERMISSIVE",
             MtlsMode::Strict => "STRICT",
         };
-        let mut does = mode(policy.mode).to_owned();
-        for (port, at) in &policy.ports {
-            does += &format!(", {} at port {port}", mode(*at));
-        }
+        let ports = policy.ports.iter().map(|(port, it)| (*port, mode(*it)));
+        let does = with_ports(mode(policy.mode), ports);
         self.listed(PolicyKind::PeerAuthentication, &policy.key, &does, 0)
     }
 
@@ -227,6 +224,12 @@ fn deciding<'a>(snapshot: &'a Snapshot, workload: &Workload) -> Vec<&'a PeerAuth
         }
     }
     policies
+}
+
+/// A mode, and those of ports.
+fn with_ports(mode: &str, ports: impl Iterator<Item = (u16, &'static str)>) -> String {
+    let ports = ports.map(|(port, mode)| format!(", {mode} at port {port}"));
+    mode.to_owned() + &ports.collect::<String>()
 }
 
 fn in_force(

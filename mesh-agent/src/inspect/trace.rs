@@ -30,22 +30,8 @@ pub fn trace(snapshot: &Snapshot, question: &Question) -> Result<Trace, Problem>
         source: Someone::at(snapshot, source),
         protocol: question.protocol,
     };
-    let port = target.port;
     let mut steps = Vec::new();
-    let service = destinations
-        .first()
-        .and_then(|it| snapshot.service_by_addr(*it));
-    let mut legs = match service {
-        Some(service) if question.protocol != Transport::Icmp => {
-            let address = SocketAddr::new(destinations[0], port);
-            through_service(&walk, service, address, &mut steps)
-        }
-        _ => {
-            let each = destinations.iter();
-            each.map(|it| walk.direct(SocketAddr::new(*it, port)))
-                .collect()
-        }
-    };
+    let mut legs = legs(&walk, &destinations, target.port, &mut steps);
     let endpoints = legs.len();
     legs.truncate(MAX_ENDPOINTS);
     let mut notes = walk.notes(&legs);
@@ -54,6 +40,9 @@ pub fn trace(snapshot: &Snapshot, question: &Question) -> Result<Trace, Problem>
         notes.push(format!("{more} more endpoints are not told"));
     }
     let before = denials(&steps);
+    if !before.is_empty() {
+        notes.push("egress is judged on the service's own address, which is no pod's: only rules for any peer or for a block of addresses are about it".to_owned());
+    }
     let paths: Vec<_> = legs.iter().map(|leg| path(&walk, leg, &before)).collect();
     let (outcome, conclusion) = conclude(&paths, before);
     Ok(Trace {
@@ -68,6 +57,17 @@ pub fn trace(snapshot: &Snapshot, question: &Question) -> Result<Trace, Problem>
         outcome,
         conclusion,
     })
+}
+
+/// The ways there, and what happens before one of them is chosen.
+fn legs(walk: &Walk<'_>, destinations: &[IpAddr], port: u16, steps: &mut Vec<Step>) -> Vec<Leg> {
+    let each = || destinations.iter().map(|it| SocketAddr::new(*it, port));
+    let at = |it: &SocketAddr| walk.snapshot.service_by_addr(it.ip());
+    let service = each().find_map(|it| Some((it, at(&it)?)));
+    match service.filter(|_| walk.protocol != Transport::Icmp) {
+        Some((address, service)) => through_service(walk, service, address, steps),
+        None => each().map(|it| walk.direct(it)).collect(),
+    }
 }
 
 /// A destination as it was asked for.
