@@ -6,6 +6,7 @@
 //!
 //! Invariant: what is not known to this node is said, not guessed.
 
+mod notes;
 mod party;
 mod policies;
 mod question;

@@ -156,7 +156,7 @@ fn ways_without_policy() {
     let plain = "kernel:eg+NP Plain kernel:in+NP kernel:in+PA kernel:in+AP";
     let by_agent = "agent:eg+NP Agent agent:in+NP agent:in+PA agent:in+AP";
     let check = |question: (&str, &str, Transport), steps: &str| {
-        check(&snapshot, question, steps, "allowed")
+        check(&snapshot, question, steps, "allowed");
     };
     check(("shop/a", "shop/c:80", Tcp), &format!(" | {far}"));
     check(("10.0.0.1", "10.1.0.1:80", Tcp), &format!(" | {far}"));
