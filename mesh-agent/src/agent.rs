@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::admin::AdminServer;
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
@@ -91,6 +92,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
+    let admin = AdminServer::bind(&config.admin_socket, snapshots.clone())?;
     let pool = Arc::new(Pool::new(
         certificates.clone(),
         Arc::new(TransparentDial),
@@ -126,6 +128,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let tokens = (shutdown.clone(), stopped.clone());
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
+    parts.spawn(part(admin.run(shutdown.clone())));
     let source = cluster::files::run(config.source.clone(), events, stopped.clone());
     parts.spawn(async move { source.await.context("--source") });
     info!(node = config.node, "agent started");

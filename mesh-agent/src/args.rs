@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::names::CNI_SOCKET;
 
+use crate::admin::ADMIN_SOCKET;
 use crate::dataplane::attach::Mode;
+use crate::inspect::{Destination, End, Transport};
 
 /// The node agent of Mesh CNI.
 #[derive(Debug, Parser)]
@@ -22,6 +24,69 @@ pub struct Cli {
 pub enum Command {
     /// Serve a node: wire its pods, carry their connections, enforce their policies.
     Run(Run),
+    /// Tell what would become of a connection, step by step, and which policy says so; nothing is sent.
+    ///
+    /// Exits with 0 if it is allowed, with 1 if it is denied (also if only by some endpoints of a service), with 2 if there
+    /// is no answer.
+    Trace(Trace),
+    /// Tell what policies are in force, and what of them is not understood.
+    Policies(Policies),
+}
+
+/// Settings of `mesh-agent trace`.
+#[derive(Clone, Debug, Args)]
+pub struct Trace {
+    /// Who opens it: namespace/pod, pod (of namespace default), or an address.
+    #[arg(value_name = "SRC-POD")]
+    pub source: End,
+
+    /// To whom: namespace/pod, pod, svc/namespace/service, service.namespace, or an address; then :PORT.
+    ///
+    /// An IPv6 address with a port is written `[fd00::1]:80`. A pod whose name has dots, or whose namespace is called svc, is
+    /// written pod/namespace/pod. Without PORT the only one that the pod or service names is meant.
+    #[arg(value_name = "DST[:PORT]")]
+    pub destination: Destination,
+
+    /// What it speaks.
+    #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "tcp")]
+    pub proto: Transport,
+
+    /// What both kinds of questions have.
+    #[command(flatten)]
+    pub common: Asking,
+}
+
+/// Settings of `mesh-agent policies`.
+#[derive(Clone, Debug, Args)]
+pub struct Policies {
+    /// The pod they are about: namespace/pod, pod (of namespace default), or its address [default: all of the node]
+    #[arg(value_name = "POD")]
+    pub pod: Option<End>,
+
+    /// What both kinds of questions have.
+    #[command(flatten)]
+    pub common: Asking,
+}
+
+/// Settings of what asks the running agent.
+#[derive(Clone, Debug, Args)]
+pub struct Asking {
+    /// Unix socket on which the agent answers.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+
+    /// How the answer is written.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Settings of `mesh-agent run`.
@@ -51,6 +116,10 @@ pub struct Run {
     /// Unix socket on which mesh-cni finds this agent.
     #[arg(long, env = "MESH_CNI_SOCKET", value_name = "PATH", default_value = CNI_SOCKET)]
     pub cni_socket: PathBuf,
+
+    /// Unix socket on which `mesh-agent trace` and `mesh-agent policies` find this agent.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
 
     /// Directory on a BPF file system that keeps programs and maps while no agent runs.
     #[arg(

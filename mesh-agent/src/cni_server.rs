@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use tracing::{debug, warn};
 
 use crate::attachments::Record;
 use crate::model::{Key, Snapshot};
+use crate::unix_socket;
 use crate::world::{Command, Reply, Wired, doubts, refusal};
 
 /// How long an ADD waits for the source to tell its pod: the runtime may know it first.
@@ -52,22 +52,10 @@ impl CniServer {
         commands: mpsc::Sender<Command>,
         world: watch::Receiver<Snapshot>,
     ) -> Result<Self, Error> {
-        let error = |source| Error {
+        let listener = unix_socket::bind(path).map_err(|source| Error {
             path: path.to_owned(),
             source,
-        };
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(error)?;
-        }
-        // Bound beside and renamed: there is no moment at which a caller finds a socket that nobody serves.
-        let fresh = path.with_extension("new");
-        match fs::remove_file(&fresh) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&fresh).map_err(error)?;
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).map_err(error)?;
-        fs::rename(&fresh, path).map_err(error)?;
+        })?;
         Ok(Self {
             listener,
             queue: path.with_file_name("released"),

@@ -1,5 +1,6 @@
 //! The node agent of Mesh CNI.
 
+pub mod admin;
 pub mod agent;
 pub mod args;
 pub mod attachments;
@@ -9,6 +10,7 @@ pub mod cluster;
 pub mod cni_server;
 pub mod dataplane;
 pub mod hbone;
+pub mod inspect;
 pub mod ipam;
 pub mod model;
 pub mod network;
@@ -18,4 +20,5 @@ pub mod proxy;
 pub mod refusals;
 pub mod revocation;
 pub mod route;
+pub mod unix_socket;
 pub mod world;

@@ -3,14 +3,20 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mesh_agent::agent;
-use mesh_agent::args::{Cli, Command};
+use mesh_agent::admin::{self, Asked};
+use mesh_agent::args::{Cli, Command, Run};
+use mesh_agent::{agent, causes};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let Cli {
-        command: Command::Run(config),
-    } = Cli::parse();
+    match Cli::parse().command {
+        Command::Run(config) => run(config),
+        Command::Trace(args) => asked(admin::trace(args)),
+        Command::Policies(args) => asked(admin::policies(args)),
+    }
+}
+
+fn run(config: Run) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -27,6 +33,17 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("mesh-agent: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn asked(asked: Result<Asked, admin::ClientError>) -> ExitCode {
+    match asked {
+        Ok(Asked::Yes) => ExitCode::SUCCESS,
+        Ok(Asked::No) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("mesh-agent: {}", causes::causes(&error));
+            ExitCode::from(2)
         }
     }
 }

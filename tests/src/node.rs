@@ -108,6 +108,21 @@ impl Node {
         self.lab.join(&self.name)
     }
 
+    /// The socket on which the agent answers `mesh-agent trace` and `mesh-agent policies`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.state().join("admin.sock")
+    }
+
+    /// A command of `mesh-agent` that asks this node's agent.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.join("mesh-agent"));
+        command
+            .args(words)
+            .arg("--admin-socket")
+            .arg(self.admin_socket());
+        command
+    }
+
     /// Directory of the pinned maps.
     pub fn pins(&self) -> PathBuf {
         self.lab.join("bpf").join(&self.name)
@@ -209,6 +224,8 @@ impl Agent<'_> {
             .arg(node.state().join("state"))
             .arg("--cni-socket")
             .arg(node.socket())
+            .arg("--admin-socket")
+            .arg(node.admin_socket())
             .arg("--bpffs")
             .arg(node.pins())
             .args(["--uplink", UPLINK])

@@ -116,6 +116,11 @@ impl Snapshot {
         self.modes_for(pod).decide(Some(port)).map(|(it, _)| it)
     }
 
+    /// The policy that decides what a pod takes at ports of no mode of their own; none when nothing is said.
+    pub fn peer_authentication(&self, pod: &Pod) -> Option<&PeerAuthentication> {
+        self.modes_for(pod).decide(None).map(|(it, _)| it)
+    }
+
     fn modes_for(&self, pod: &Pod) -> Modes<'_> {
         let mut modes = Modes([None; 3]);
         let mesh = self.policies_in(&self.settings.root_namespace);

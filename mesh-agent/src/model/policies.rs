@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Key, Labels, Snapshot, Workload};
+use super::{Key, Labels, PeerAuthentication, Snapshot, Workload};
 use crate::policy::{AuthorizationPolicy, Caveat, NetworkPolicy, PolicyKind, PolicyRef, Selector};
 
 /// Something that selects pods of its namespace.
@@ -158,6 +158,11 @@ impl Snapshot {
     /// Every authorization policy, in the order of their names.
     pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
         self.authorization_policies.values()
+    }
+
+    /// Every peer authentication policy, in the order of their names.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
+        self.peer_authentications.values()
     }
 
     /// The network policy of a name.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{RESERVED_PORTS, tcp_port};
+use super::{is_reserved, tcp_port};
 use crate::model::{Authority, Identity, Key, Snapshot, Workload};
 
 /// Why an inbound stream is refused.
@@ -65,7 +65,7 @@ pub fn inbound(
                 port: *port,
             })?,
     };
-    if RESERVED_PORTS.contains(&port) {
+    if is_reserved(port) {
         return Err(Rejection::ReservedPort(port));
     }
     Ok(SocketAddr::new(local, port))

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::HBONE_PORT;
 
-use super::{RESERVED_PORTS, tcp_port};
+use super::{is_reserved, tcp_port};
 use crate::model::{Backend, Identity, Key, Readiness, Service, Snapshot, Workload, WorkloadKey};
 
 /// A connection that a local pod opens.
@@ -105,7 +105,7 @@ fn try_decide(
         let workload = snapshot.workload_by_addr(destination.ip());
         (destination, workload.map(|it| &**it))
     };
-    if RESERVED_PORTS.contains(&address.port()) {
+    if is_reserved(address.port()) {
         return Err(Refusal::ReservedPort(address.port()));
     }
     if service.is_none() && workload.is_none() {
@@ -206,7 +206,7 @@ fn is_in_host_network(workload: &Workload) -> bool {
 }
 
 /// Whether an address is of a range that a node gives its pods addresses from.
-fn is_pod_address(snapshot: &Snapshot, address: IpAddr) -> bool {
+pub fn is_pod_address(snapshot: &Snapshot, address: IpAddr) -> bool {
     let mut ranges = snapshot.nodes().flat_map(|node| &node.pod_cidrs);
     ranges.any(|range| range.contains(&address))
 }

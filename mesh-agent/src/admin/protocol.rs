@@ -1,0 +1,66 @@
+//! CORE: the messages: one JSON document a line over a Unix stream socket, one request and its answer a connection.
+
+use serde::{Deserialize, Serialize};
+
+use crate::inspect::{End, PolicyReport, Problem, Question, Trace, policies, trace};
+use crate::model::Snapshot;
+
+/// Where the agent listens unless its flags say otherwise.
+pub const ADMIN_SOCKET: &str = "/run/mesh-cni/admin.sock";
+
+/// Version of the messages; both sides refuse any other.
+pub const VERSION: u32 = 1;
+
+/// Longest request, in bytes.
+pub(super) const MAX_REQUEST: u64 = 64 << 10;
+
+/// What is asked of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// What would become of a connection.
+    Trace(Question),
+    /// What is in force for a pod, or at all.
+    Policies(Option<End>),
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// To [`Request::Trace`].
+    Trace(Trace),
+    /// To [`Request::Policies`].
+    Policies(PolicyReport),
+    /// There is no answer.
+    Refused(Refusal),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self {
+            message: problem.to_string(),
+            remedy: problem.remedy().to_owned(),
+        }
+    }
+}
+
+impl Request {
+    /// The answer that a snapshot has.
+    pub fn answer(&self, snapshot: &Snapshot) -> Response {
+        let answer = match self {
+            Self::Trace(question) => trace(snapshot, question).map(Response::Trace),
+            Self::Policies(of) => policies(snapshot, of.as_ref()).map(Response::Policies),
+        };
+        answer.unwrap_or_else(|problem| Response::Refused(problem.into()))
+    }
+}

@@ -1,0 +1,165 @@
+//! EDGE: answers from the latest world.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_common::cni::Envelope;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::protocol::{MAX_REQUEST, Refusal, Request, Response, VERSION};
+use crate::model::Snapshot;
+use crate::unix_socket;
+
+/// How long a caller may take, to ask and to read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls that are served at a time; others wait.
+const MAX_CALLS: usize = 16;
+
+/// The socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--admin-socket {path}")]
+pub struct Error {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The server of questions about the world.
+pub struct AdminServer {
+    listener: UnixListener,
+    world: watch::Receiver<Snapshot>,
+}
+
+impl AdminServer {
+    /// Takes the socket over from an agent that is gone; only root may speak to it.
+    pub fn bind(path: &Path, world: watch::Receiver<Snapshot>) -> Result<Self, Error> {
+        let listener = unix_socket::bind(path).map_err(|source| Error {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { listener, world })
+    }
+
+    /// Serves until shutdown, which cuts calls short.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut calls = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(_) = calls.join_next() => continue,
+                accepted = self.listener.accept(), if calls.len() < MAX_CALLS => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let world = self.world.clone();
+                    calls.spawn(async move {
+                        let served = timeout(PATIENCE, serve(stream, &world)).await;
+                        if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
+                            let error = &error as &dyn std::error::Error;
+                            debug!(error, "an admin call broke off");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot accept an admin call"
+                    );
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, world: &watch::Receiver<Snapshot>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST));
+    reader.read_until(b'\n', &mut line).await?;
+    let message = match read(&line) {
+        Ok(request) => {
+            let snapshot = world.borrow().clone();
+            request.answer(&snapshot)
+        }
+        Err(refusal) => Response::Refused(refusal),
+    };
+    let mut answer = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        message,
+    })?;
+    answer.push(b'\n');
+    writer.write_all(&answer).await
+}
+
+fn read(line: &[u8]) -> Result<Request, Refusal> {
+    let refusal = |message| Refusal {
+        message,
+        remedy: "ask with the mesh-agent of the same version as the running agent".to_owned(),
+    };
+    let unreadable = |error: serde_json::Error| refusal(format!("unreadable request: {error}"));
+    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(line).map_err(unreadable)?;
+    if envelope.version != VERSION {
+        let version = envelope.version;
+        let message = format!("message version {version}, this agent speaks {VERSION}");
+        return Err(refusal(message));
+    }
+    serde_json::from_value(envelope.message).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::Problem;
+    use crate::model::{Event, Settings};
+
+    /// The answer to one line.
+    async fn ask(line: &str) -> Response {
+        let mut snapshot = Snapshot::new(Settings::for_node("here"));
+        snapshot.apply(Event::Synced);
+        let (_publish, world) = watch::channel(snapshot);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reader, mut writer) = ours.into_split();
+        let asked = async {
+            writer.write_all(line.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let mut reader = BufReader::new(reader);
+            reader.read_line(&mut answer).await.unwrap();
+            let envelope: Envelope<Response> = serde_json::from_str(&answer).unwrap();
+            assert_eq!(envelope.version, VERSION);
+            envelope.message
+        };
+        let (served, answer) = tokio::join!(serve(theirs, &world), asked);
+        served.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn every_line_gets_an_answer() {
+        let refused = |answer| match answer {
+            Response::Refused(refusal) => refusal,
+            other => panic!("{other:?}"),
+        };
+        let answer = ask("{\"version\":1,\"message\":{\"policies\":null}}\n").await;
+        assert!(matches!(answer, Response::Policies(_)), "{answer:?}");
+        let unknown = "{\"version\":1,\"message\":{\"policies\":{\"pod\":{\"namespace\":\"shop\",\"name\":\"a\"}}}}\n";
+        let problem = Problem::UnknownPod {
+            pod: crate::model::Key::new("shop", "a"),
+            node: "here".to_owned(),
+        };
+        assert_eq!(refused(ask(unknown).await), problem.into());
+        let other = ask("{\"version\":2,\"message\":{\"future\":1}}\n").await;
+        assert!(refused(other).message.contains("version 2"));
+        for line in ["\n", "x\n", "{\"version\":1,\"message\":{}}\n"] {
+            let message = refused(ask(line).await).message;
+            assert!(message.starts_with("unreadable request"), "{message}");
+        }
+    }
+}
