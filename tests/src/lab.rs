@@ -74,7 +74,7 @@ impl Lab {
             "a lab's name is of letters, digits and underscores"
         );
         let binaries = site::binaries()?;
-        let lock = site::lock(name)?;
+        let lock = site::lock_patiently(name)?;
         site::remove(name)?;
         let directory = site::directory(name);
         fs::create_dir_all(&directory)?;

@@ -49,6 +49,18 @@ fn lock_path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{name}.lock"))
 }
 
+/// Takes a lab's lock; waits for another run of the same scenario to end.
+pub(crate) fn lock_patiently(name: &str) -> Result<Flock<File>> {
+    const ATTEMPTS: u32 = 240;
+    for _ in 1..ATTEMPTS {
+        if let Ok(lock) = lock(name) {
+            return Ok(lock);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    lock(name)
+}
+
 pub(crate) fn lock(name: &str) -> Result<Flock<File>> {
     fs::create_dir_all(DIRECTORY)
         .with_context(|| format!("cannot create {DIRECTORY} (a lab needs root)"))?;
