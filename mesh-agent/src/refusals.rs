@@ -69,6 +69,10 @@ fn write(snapshot: &Snapshot, event: &Refused) {
     ) else {
         return;
     };
+    if *outcome == Outcome::LinkLocal {
+        // Every pod's kernel announces itself; nobody asks why that goes nowhere.
+        return;
+    }
     let (src, dst): (IpAddr, IpAddr) = (event.src.into(), event.dst.into());
     let [source, destination] = [src, dst].map(|ip| snapshot.workload_by_addr(ip));
     let verdict = verdict(snapshot, *hook, *outcome, event);
