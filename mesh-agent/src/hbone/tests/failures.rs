@@ -8,6 +8,7 @@ use tokio_rustls::TlsConnector;
 
 use super::super::Stage;
 use super::*;
+use crate::causes::causes;
 
 async fn refused(pool: &Pool, server: &Server, key: &Key) -> OpenError {
     let head = ConnectHead::new(server.address);
@@ -17,24 +18,14 @@ async fn refused(pool: &Pool, server: &Server, key: &Key) -> OpenError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[tokio::test]
 async fn an_unexpected_server_is_refused_by_the_client() {
     let world = World::new();
     let (pool, mut server) = (world.pool(), world.server().await);
     let error = refused(&pool, &server, &server.key_expecting("another")).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error:?}");
-    assert!(chain(&error).contains("sa/another"), "{}", chain(&error));
-    assert!(chain(&error).contains("sa/server"), "{}", chain(&error));
+    assert!(causes(&error).contains("sa/another"), "{}", causes(&error));
+    assert!(causes(&error).contains("sa/server"), "{}", causes(&error));
     assert!(matches!(server.outcome().await, Err(ServeError::Tls(_))));
 }
 
@@ -58,7 +49,11 @@ async fn a_foreign_trust_domain_is_refused_by_the_server() {
     let ServeError::Tls(error) = server.outcome().await.unwrap_err() else {
         panic!("not TLS");
     };
-    assert!(chain(&error).contains("other.domain"), "{}", chain(&error));
+    assert!(
+        causes(&error).contains("other.domain"),
+        "{}",
+        causes(&error)
+    );
 }
 
 #[tokio::test]
@@ -87,7 +82,11 @@ async fn another_root_is_refused_by_both() {
     let pool = elsewhere.pool();
     let error = refused(&pool, &server, &server.key()).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error:?}");
-    assert!(chain(&error).contains("UnknownIssuer"), "{}", chain(&error));
+    assert!(
+        causes(&error).contains("UnknownIssuer"),
+        "{}",
+        causes(&error)
+    );
     assert!(server.outcome().await.is_err());
 }
 
