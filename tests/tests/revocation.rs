@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 const PORT: u16 = 8080;
 
 /// Between two exchanges of a connection.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Within what the last connection must have ended; the machine of the tests may be busy.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -73,8 +73,8 @@ fn revoke(lab: &Lab, change: impl Fn() -> Result<()>) -> Result<()> {
     let _app = Server::start(&web, PORT, App::Echo)?;
     let mut clients = Vec::new();
     for (way, node, connections) in [
-        ("tunnel", "n1", 20),
-        ("near", "n2", 20),
+        ("tunnel", "n1", 250),
+        ("near", "n2", 240),
         ("plain", "n1", 5),
         ("plain-near", "n2", 5),
     ] {
