@@ -199,8 +199,8 @@ impl Contents {
                 }
             }
             (version, "PeerAuthentication") if version.starts_with("security.istio.io/") => {
-                let convert = convert::peer_authentication;
-                let it = item.convert::<crd::PeerAuthentication, _>(kind, convert)?;
+                let convert = |it| convert::peer_authentication(&it);
+                let it = item.convert::<crd::Policy, _>(kind, convert)?;
                 Object::PeerAuthentication(Arc::new(it))
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => {

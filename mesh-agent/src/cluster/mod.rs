@@ -9,6 +9,7 @@ pub mod document;
 mod field;
 pub mod files;
 mod network_policy;
+mod peer_authentication;
 mod pod;
 mod shape;
 #[cfg(test)]

@@ -253,7 +253,11 @@ impl Dataplane {
         if !change.nodes.is_empty() {
             first = first.and(self.set_pod_cidrs(snapshot));
         }
-        let judged = self.set_policy(snapshot);
+        let judged = if change.bears_on_policy() {
+            self.set_policy(snapshot)
+        } else {
+            Ok(false)
+        };
         let changed = *judged.as_ref().unwrap_or(&false);
         first = first.and(judged.map(drop));
         for address in &change.addresses {
