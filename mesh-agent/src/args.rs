@@ -159,7 +159,7 @@ pub struct Run {
 
     /// Control group (v2) that holds the pods' processes [default: the root of the tree that is mounted]
     ///
-    /// There, connect() is answered with EPERM for what policy refuses. In a container it is the host's tree, mounted.
+    /// There, `connect` is answered with EPERM for what policy refuses. In a container it is the host's tree, mounted.
     #[arg(long, env = "MESH_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 

@@ -47,8 +47,11 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             .filter(|(_, value)| !keep(value))
             .map(|(key, _)| *key)
             .collect();
-        gone.into_iter()
-            .fold(Ok(()), |first, key| first.and(self.set(key, None)))
+        let mut first = Ok(());
+        for key in gone {
+            first = first.and(self.set(key, None));
+        }
+        first
     }
 
     /// Makes the kernel hold a value, or none; writes only what differs.
