@@ -23,7 +23,7 @@ use crate::admin::AdminServer;
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
-use crate::cluster;
+use crate::cluster::kubernetes::Access;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
@@ -129,7 +129,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
-    let source = cluster::files::run(config.source.clone(), events, stopped.clone());
+    let access = match config.kubeconfig {
+        Some(path) => Access::Kubeconfig(path),
+        None => Access::InCluster,
+    };
+    // Who tells people about the source reads the other end.
+    let (health, _) = config.source.health();
+    let (source, state) = (config.source.clone(), config.state.clone());
+    let source = source.run(access, state, events, health, stopped.clone());
     parts.spawn(async move { source.await.context("--source") });
     info!(node = config.node, "agent started");
 
