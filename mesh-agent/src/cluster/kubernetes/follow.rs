@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::access::{Access, AccessError, words};
 use super::backoff::Backoff;
 use super::mirror::Listing;
-use super::source::Timing;
+use super::options::Timing;
 use super::wire::{self, Frame, Item, Page, Status};
 use crate::causes::causes;
 use crate::clock;

@@ -6,8 +6,10 @@
 mod access;
 mod backoff;
 mod follow;
+mod keeper;
 mod mirror;
 pub mod node;
+mod options;
 mod source;
 mod store;
 #[cfg(test)]
@@ -15,4 +17,5 @@ mod tests;
 mod wire;
 
 pub use access::{Access, AccessError};
-pub use source::{Error, Options, Timing, run};
+pub use options::{Options, Timing};
+pub use source::{Error, run};

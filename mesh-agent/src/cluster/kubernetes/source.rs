@@ -1,21 +1,21 @@
 //! The owner of what was told: puts what the followers hear in order, and keeps it on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::access::{Access, AccessError};
+use super::access::AccessError;
 use super::follow::{Follower, Heard};
+use super::keeper::Keeper;
 use super::mirror::{Listing, Mirror};
-use super::store::{self, Stored};
-use crate::causes::causes;
+use super::options::Options;
+use super::store::Stored;
+use super::wire::Item;
 use crate::clock;
 use crate::cluster::Resource;
 use crate::cluster::health::{Failure, Health, SourceState};
@@ -23,56 +23,6 @@ use crate::model::Event;
 
 /// What followers have heard and the source has not yet taken.
 const QUEUE: usize = 256;
-/// Bytes a second that go to disk at most, on average: a large world is saved less often.
-const SAVE_RATE: u64 = 1 << 20;
-
-/// Settings of the source.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How the API server is reached.
-    pub access: Access,
-    /// Directory in which the world is kept for the next start.
-    pub state: PathBuf,
-    /// When things are done.
-    pub timing: Timing,
-}
-
-/// When things are done.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// How long the API server is waited for at start before the world of an earlier run is told.
-    pub patience: Duration,
-    /// The first pause before something is tried again.
-    pub first_retry: Duration,
-    /// The longest.
-    pub last_retry: Duration,
-    /// How long the beginning of an answer, or a page of a list, may take.
-    pub answer: Duration,
-    /// How long a watch may be silent before it is taken up anew; servers send something about every minute.
-    pub silence: Duration,
-    /// How long a watch must have lasted for pauses to begin again with the first.
-    pub settled: Duration,
-    /// How long a server must deny that it knows a kind whose objects were told: one that starts may not know it yet.
-    pub absence: Duration,
-    /// The least time between two writes of the world.
-    pub save: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            patience: Duration::from_secs(5),
-            first_retry: Duration::from_millis(200),
-            last_retry: Duration::from_secs(30),
-            answer: Duration::from_secs(60),
-            silence: Duration::from_secs(150),
-            settled: Duration::from_secs(5),
-            absence: Duration::from_secs(60),
-            save: Duration::from_secs(5),
-        }
-    }
-}
-
 /// Why the source cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -119,17 +69,15 @@ struct Source {
     failing: BTreeMap<Resource, String>,
     /// Kinds that the server does not know, since when.
     absent: BTreeMap<Resource, Instant>,
-    /// Whether the world on disk is another one.
-    is_unsaved: bool,
-    /// When it may be written next.
-    next_save: Instant,
-    saves: JoinSet<io::Result<u64>>,
+    keeper: Keeper,
 }
 
 impl Source {
     fn new(options: Options, events: mpsc::Sender<Event>, health: watch::Sender<Health>) -> Self {
+        let keeper = Keeper::new(options.state.clone(), options.timing.save);
         Self {
-            stored: load(&options),
+            stored: keeper.load(),
+            keeper,
             options,
             events,
             health,
@@ -138,9 +86,6 @@ impl Source {
             listed: BTreeSet::new(),
             failing: BTreeMap::new(),
             absent: BTreeMap::new(),
-            is_unsaved: false,
-            next_save: clock::now(),
-            saves: JoinSet::new(),
         }
     }
 
@@ -155,16 +100,12 @@ impl Source {
         let impatient = clock::now() + self.options.timing.patience;
         loop {
             let may_tell_stored = self.pending.is_some() && self.stored.is_some();
-            let may_save = self.is_unsaved && self.pending.is_none() && self.saves.is_empty();
             let done = tokio::select! {
                 Some((resource, heard)) = heard.recv() => self.hear(resource, heard).await,
                 () = sleep_until(impatient.into()), if may_tell_stored => self.tell_stored().await,
-                () = sleep_until(self.next_save.into()), if may_save => {
-                    self.save();
-                    Ok(())
-                }
-                Some(saved) = self.saves.join_next() => {
-                    self.saved(saved.map_err(Error::Part)?);
+                () = self.keeper.turn() => {
+                    let as_of = self.health.borrow().as_of.unwrap_or_default();
+                    self.keeper.save(self.mirror.listings().clone(), as_of);
                     Ok(())
                 }
                 Some(Err(panic)) = followers.join_next() => return Err(Error::Part(panic)),
@@ -188,32 +129,23 @@ impl Source {
                 }
                 self.listing(resource, listing).await?;
             }
-            Heard::Set(item) => match self.pending_of(resource) {
-                Some(pending) => {
-                    pending.insert(item.reference, item.text);
-                }
-                None => {
-                    let events = self.mirror.set(item);
-                    self.tell(events).await?;
-                }
-            },
-            Heard::Gone(reference) => match self.pending_of(resource) {
-                Some(pending) => {
-                    pending.remove(&reference);
-                }
-                None => {
-                    let events = self.mirror.remove(&reference);
-                    self.tell(events).await?;
-                }
-            },
+            Heard::Set(Item { reference, text }) if let Some(pending) = &mut self.pending => {
+                let listing = pending.entry(resource).or_default();
+                listing.insert(reference, text);
+            }
+            Heard::Set(item) => {
+                let events = self.mirror.set(item);
+                self.tell(events).await?;
+            }
+            Heard::Gone(reference) => {
+                let listing = self.pending.as_mut().and_then(|it| it.get_mut(&resource));
+                listing.and_then(|it| it.remove(&reference));
+                let events = self.mirror.remove(&reference);
+                self.tell(events).await?;
+            }
         }
         self.report();
         Ok(())
-    }
-
-    fn pending_of(&mut self, resource: Resource) -> Option<&mut Listing> {
-        let pending = self.pending.as_mut()?;
-        Some(pending.entry(resource).or_default())
     }
 
     /// Takes all objects of a kind; those of the last kind to come let everything be told.
@@ -248,13 +180,13 @@ impl Source {
 
     /// The world of an earlier run, as far as nothing newer was heard.
     async fn tell_stored(&mut self) -> Result<(), Closed> {
-        let saved = self.stored.as_ref().map_or(0, |it| it.saved);
-        let age_seconds = clock::unix_seconds().saturating_sub(saved);
+        let as_of = self.stored.as_ref().map_or(0, |it| it.as_of);
+        let age_seconds = clock::unix_seconds().saturating_sub(as_of);
         warn!(
             age_seconds,
             "the Kubernetes API has not told all yet: going on with what an earlier run had stored",
         );
-        self.health.send_modify(|it| it.as_of = Some(saved));
+        self.health.send_modify(|it| it.as_of = Some(as_of));
         self.begin().await?;
         self.report();
         Ok(())
@@ -278,7 +210,7 @@ impl Source {
         if events.is_empty() {
             return Ok(());
         }
-        self.is_unsaved = true;
+        self.keeper.has_changed();
         for event in events {
             if let Event::LeftOut {
                 part,
@@ -367,43 +299,4 @@ impl Source {
             it.left_out = self.mirror.left_out();
         });
     }
-
-    /// Begins to write the world; a clone shares the objects.
-    fn save(&mut self) {
-        self.is_unsaved = false;
-        let (state, listings) = (self.options.state.clone(), self.mirror.listings().clone());
-        self.saves
-            .spawn_blocking(move || store::save(&state, &listings));
-    }
-
-    fn saved(&mut self, saved: io::Result<u64>) {
-        let size = saved.unwrap_or_else(|error| {
-            error!(
-                state = %self.options.state.display(), %error,
-                "the world cannot be stored: an agent that starts while the Kubernetes API is away will not know it",
-            );
-            self.is_unsaved = true;
-            0
-        });
-        let pause = Duration::from_secs(size / SAVE_RATE).max(self.options.timing.save);
-        self.next_save = clock::now() + pause;
-    }
-}
-
-/// Reads the world of an earlier run; one that is damaged is told, put out of the way and never used.
-fn load(options: &Options) -> Option<Stored> {
-    let state = &options.state;
-    let error = match store::load(state) {
-        Ok(stored) => return stored,
-        Err(error) => causes(&error),
-    };
-    match store::set_aside(state) {
-        Ok(aside) => {
-            warn!(file = %aside.display(), error, "the stored world is not used and was set aside");
-        }
-        Err(cause) => {
-            warn!(state = %state.display(), error, %cause, "the stored world is not used")
-        }
-    }
-    None
 }

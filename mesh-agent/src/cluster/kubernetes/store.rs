@@ -14,19 +14,18 @@ use serde_json::value::RawValue;
 
 use super::mirror::Listing;
 use super::wire;
-use crate::clock;
 use crate::cluster::Resource;
 
 /// Changes when an older agent would misunderstand the file.
 const FORMAT: u32 = 1;
 const NAME: &str = "kubernetes.json";
 
-/// Objects by their kind, and when they were saved.
+/// Objects by their kind, and when they were so.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     pub(super) listings: BTreeMap<Resource, Listing>,
     /// Seconds since 1970.
-    pub(super) saved: u64,
+    pub(super) as_of: u64,
 }
 
 /// Why a file is not used.
@@ -53,7 +52,7 @@ pub(super) enum StoreError {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct End {
     format: u32,
-    saved: u64,
+    as_of: u64,
     objects: usize,
     crc32: u32,
 }
@@ -89,7 +88,7 @@ pub(super) fn load(state: &Path) -> Result<Option<Stored>, StoreError> {
         return Err(StoreError::Checksum { found, told });
     }
     let mut stored = Stored {
-        saved: end.saved,
+        as_of: end.as_of,
         ..Stored::default()
     };
     for (index, line) in body.split_inclusive(|it| *it == b'\n').enumerate() {
@@ -118,7 +117,11 @@ impl Stored {
 }
 
 /// Writes the file and returns its size in bytes.
-pub(super) fn save(state: &Path, listings: &BTreeMap<Resource, Listing>) -> io::Result<u64> {
+pub(super) fn save(
+    state: &Path,
+    listings: &BTreeMap<Resource, Listing>,
+    as_of: u64,
+) -> io::Result<u64> {
     let beside = state.join(".kubernetes.json.new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -138,7 +141,7 @@ pub(super) fn save(state: &Path, listings: &BTreeMap<Resource, Listing>) -> io::
     }
     let end = End {
         format: FORMAT,
-        saved: clock::unix_seconds(),
+        as_of,
         objects,
         crc32: checksum.finalize(),
     };

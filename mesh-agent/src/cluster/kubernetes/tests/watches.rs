@@ -82,7 +82,7 @@ async fn what_happened_meanwhile_is_found_when_the_version_is_forgotten() {
             let event = run.next().await;
             match &event {
                 Event::Delete(Reference::Pod(_)) | Event::Upsert(Object::Pod(_)) => {
-                    of_pods.push(event)
+                    of_pods.push(event);
                 }
                 _ => {}
             }
