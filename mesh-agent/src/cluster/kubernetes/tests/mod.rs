@@ -1,5 +1,6 @@
 //! From an API server to events, whatever becomes of the server.
 
+mod scale;
 mod server;
 mod starts;
 mod watches;
@@ -22,7 +23,7 @@ use crate::cluster::health::{Health, SourceState};
 use crate::model::{Event, Object, Reference};
 
 /// Nothing in these tests takes longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn timing() -> Timing {
     Timing {

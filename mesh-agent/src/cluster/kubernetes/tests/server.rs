@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::Resource;
 
-/// What happened to an object.
+/// What watches of a kind are told.
 #[derive(Clone, Debug)]
 struct Entry {
     version: u64,
@@ -37,6 +37,12 @@ pub(super) struct World {
     pub(super) absent: BTreeSet<Resource>,
     /// Kinds that the client may not see.
     pub(super) forbidden: BTreeSet<Resource>,
+    /// Kinds that are served in their oldest version only.
+    pub(super) older: BTreeSet<Resource>,
+    /// The token that everybody has to show.
+    pub(super) token: Option<&'static str>,
+    /// Patches are refused while it is above 0, because of somebody else's change.
+    pub(super) conflicts: usize,
     /// Nobody is answered.
     pub(super) is_away: bool,
     /// Objects a page, whatever the client asks for.
@@ -82,11 +88,15 @@ impl Server {
     pub(super) fn kubeconfig(&self, directory: &std::path::Path) -> PathBuf {
         let path = directory.join("kubeconfig");
         let text = format!(
-            "{{clusters: [{{name: a, cluster: {{server: 'http://{}'}}}}], users: [{{name: a, user: {{}}}}], \
+            "{{clusters: [{{name: a, cluster: {{server: 'http://{}'}}}}], users: [{{name: a, user: {{tokenFile: token}}}}], \
              contexts: [{{name: a, context: {{cluster: a, user: a}}}}], current-context: a}}",
             self.address
         );
         std::fs::write(&path, text).unwrap();
+        let token = directory.join("token");
+        if !token.exists() {
+            std::fs::write(token, "none").unwrap();
+        }
         path
     }
 
@@ -243,13 +253,19 @@ async fn serve(stream: TcpStream, world: Arc<Mutex<World>>, changes: watch::Rece
     let answer = {
         let mut world = world.lock().unwrap();
         world.requests.push(format!("{method} {target}"));
-        world.answer(method, path, &query, &body)
+        let bearer = |token| format!("Bearer {token}\r\n");
+        let shown = |token| head.iter().any(|it| it.ends_with(&bearer(token)));
+        if world.token.is_none_or(shown) {
+            world.answer(method, path, &query, &body)
+        } else {
+            status(401)
+        }
     };
     let stream = stream.into_inner();
     match answer {
         Answer::Whole(code, value) => whole(stream, code, &value.to_string()).await,
-        Answer::Watch(from) => {
-            let _ = watch_from(stream, path, from, &world, changes).await;
+        Answer::Watch(path, from) => {
+            let _ = watch_from(stream, &path, from, &world, changes).await;
         }
     }
 }
@@ -264,7 +280,7 @@ async fn whole(mut stream: TcpStream, code: u16, body: &str) {
 
 enum Answer {
     Whole(u16, Value),
-    Watch(u64),
+    Watch(String, u64),
 }
 
 fn status(code: u16) -> Answer {
@@ -280,12 +296,18 @@ impl World {
         query: &BTreeMap<&str, &str>,
         body: &[u8],
     ) -> Answer {
-        let found = Resource::ALL
-            .into_iter()
-            .find(|it| path_.starts_with(&path(*it)));
-        let Some(resource) = found.filter(|it| !self.absent.contains(it)) else {
-            return status(404);
+        let is_of = |it: &Resource| path_.contains(&format!("/{}", it.plural()));
+        let resource = Resource::ALL.into_iter().find(is_of).unwrap();
+        let mut served = resource.versions().iter();
+        let served = if self.older.contains(&resource) {
+            served.next_back()
+        } else {
+            served.next()
         };
+        let is_served = path_.contains(&format!("/{}/", served.unwrap()));
+        if !is_served || self.absent.contains(&resource) {
+            return status(404);
+        }
         if self.forbidden.contains(&resource) {
             return status(403);
         }
@@ -297,9 +319,9 @@ impl World {
             if from < self.forgotten && !self.forgets_by_event {
                 return status(410);
             }
-            return Answer::Watch(from);
+            return Answer::Watch(path(resource), from);
         }
-        self.page(path_, query)
+        self.page(&path(resource), query)
     }
 
     fn page(&mut self, path: &str, query: &BTreeMap<&str, &str>) -> Answer {
@@ -340,6 +362,10 @@ impl World {
             return status(404);
         };
         if method == "PATCH" {
+            if self.conflicts > 0 {
+                self.conflicts -= 1;
+                return status(409);
+            }
             let patch: Value = serde_json::from_slice(body).unwrap();
             if patch["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
                 return status(409);

@@ -277,6 +277,43 @@ async fn while_the_server_is_away_nothing_changes() {
 }
 
 #[tokio::test]
+async fn an_older_version_of_a_kind_will_do() {
+    let (server, state) = world().await;
+    let older = [Resource::EndpointSlice, Resource::AuthorizationPolicy];
+    server.world().older.extend(older);
+    let mut run = Run::start(&server, state.path());
+    run.synced().await;
+    assert_eq!(run.known.len(), 8);
+    assert!(run.until_health(is_live).await.absent.is_empty());
+    server.remove(Resource::EndpointSlice, "shop/web-1");
+    let slice = Resource::EndpointSlice.reference("shop", "web-1");
+    run.until_not(&slice).await;
+    assert_eq!(
+        server.world().asked("/discovery.k8s.io/v1beta1/", "watch"),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_exchanged_is_read_again() {
+    let (server, state) = world().await;
+    let token = state.path().join("token");
+    std::fs::write(&token, "one").unwrap();
+    server.world().token = Some("one");
+    let mut run = Run::start(&server, state.path());
+    run.synced().await;
+    run.until_health(is_live).await;
+    server.world().token = Some("two");
+    server.cut();
+    let health = run.until_health(is_stale).await;
+    assert!(health.last_error.unwrap().error.contains("401"));
+    std::fs::write(&token, "two").unwrap();
+    run.until_health(is_live).await;
+    put_pod(&server, "b", "10.0.0.2");
+    run.until_has(&pod("b")).await;
+}
+
+#[tokio::test]
 async fn the_taint_is_removed_and_no_other() {
     let (server, state) = world().await;
     let access = Access::Kubeconfig(server.kubeconfig(state.path()));
@@ -288,6 +325,7 @@ async fn the_taint_is_removed_and_no_other() {
         Resource::Node,
         json!({"metadata": {"name": "n1"}, "spec": {"taints": taints}}),
     );
+    server.world().conflicts = 2;
     assert!(remove_not_ready_taint(&access, "n1").await.unwrap());
     let left = server.object(Resource::Node, "n1")["spec"]["taints"].clone();
     assert_eq!(
@@ -295,6 +333,6 @@ async fn the_taint_is_removed_and_no_other() {
         json!([{"key": "other", "effect": "NoExecute", "value": "x"}])
     );
     assert!(!remove_not_ready_taint(&access, "n1").await.unwrap());
-    assert_eq!(server.world().asked("PATCH", ""), 1);
+    assert_eq!(server.world().asked("PATCH", ""), 3);
     assert!(remove_not_ready_taint(&access, "none").await.is_err());
 }
