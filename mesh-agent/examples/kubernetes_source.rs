@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
+        .with_env_filter("info,kube_client=off")
         .with_writer(std::io::stderr)
         .init();
     let mut args = std::env::args().skip(1);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
@@ -43,6 +45,7 @@ impl Access {
         let mut config = self.config().await?;
         // Followers have a backoff of their own, which can tell of it.
         config.default_retry = false;
+        config.headers.push((USER_AGENT, NAME));
         Client::try_from(config).map_err(|error| AccessError::Credentials(Box::new(error)))
     }
 
@@ -61,6 +64,10 @@ impl Access {
         config.map_err(unusable)
     }
 }
+
+/// What the agent is called in the audit of the API server.
+const NAME: HeaderValue =
+    HeaderValue::from_static(concat!("mesh-agent/", env!("CARGO_PKG_VERSION")));
 
 /// What the client says of a failure, in one line: its own words repeat the cause of most.
 pub(super) fn words(error: &kube::Error) -> String {

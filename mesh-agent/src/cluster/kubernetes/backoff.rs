@@ -23,14 +23,20 @@ impl Backoff {
     pub(super) fn pause(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.last);
-        let random = RandomState::new().hash_one(()) % 1000;
-        whole / 2 + whole * u32::try_from(random).unwrap_or_default() / 2000
+        whole / 2 + whole * below(1000) / 2000
     }
 
     /// Starts over, once something has succeeded.
     pub(super) fn reset(&mut self) {
         self.next = self.first;
     }
+}
+
+/// A random number below `count`, which is at least 1.
+pub(super) fn below(count: u32) -> u32 {
+    // Every RandomState has keys of its own: one hash of one is as random as a pause needs.
+    let random = RandomState::new().hash_one(()) % u64::from(count);
+    u32::try_from(random).expect("less than a u32")
 }
 
 #[cfg(test)]

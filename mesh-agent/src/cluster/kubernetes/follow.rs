@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::access::{Access, AccessError, words};
-use super::backoff::Backoff;
+use super::backoff::{Backoff, below};
 use super::mirror::Listing;
 use super::options::Timing;
 use super::wire::{self, Frame, Item, Page, Status};
@@ -24,8 +24,9 @@ use crate::model::Reference;
 
 /// Objects a page of a list has at most.
 const PAGE: u32 = 500;
-/// Seconds after which a server ends a watch, so that none is held for ever and credentials are read again.
-const WATCH: u32 = 285;
+/// Seconds after which a server ends a watch, so that none is held for ever and credentials are read again: at least, and
+/// how many more there may be by chance.
+const WATCH: (u32, u32) = (240, 50);
 
 /// What a follower hears of its kind.
 #[derive(Debug)]
@@ -198,7 +199,7 @@ impl Follower {
         let Some(Position { path, version }) = &self.position else {
             return Ok(());
         };
-        let params = WatchParams::default().timeout(WATCH);
+        let params = WatchParams::default().timeout(WATCH.0 + below(WATCH.1));
         let request = Request::new(path.as_str()).watch(&params, version);
         let stream = self.answer(client.request_stream(request.map_err(bad)?));
         let stream = stream.await?;

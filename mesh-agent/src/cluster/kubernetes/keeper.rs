@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -19,7 +19,26 @@ use crate::cluster::Resource;
 /// Bytes a second that go to disk at most, on average.
 const RATE: u64 = 1 << 20;
 
-/// The keeper of the world on disk.
+/// Reads the world of an earlier run; one that is damaged is told, put out of the way and never used.
+pub(super) fn load(state: &Path) -> Option<Stored> {
+    let error = match store::load(state) {
+        Ok(stored) => return stored,
+        Err(error) => causes(&error),
+    };
+    match store::set_aside(state) {
+        Ok(aside) => {
+            let file = aside.display();
+            warn!(%file, error, "the stored world is not used and was set aside");
+        }
+        Err(cause) => {
+            let state = state.display();
+            warn!(%state, error, %cause, "the stored world is not used");
+        }
+    }
+    None
+}
+
+/// The keeper of the world on disk. Changes of the last moments before the agent ends may be missing there.
 pub(super) struct Keeper {
     state: PathBuf,
     /// The least time between two writes.
@@ -41,23 +60,6 @@ impl Keeper {
             next: clock::now(),
             writes: JoinSet::new(),
         }
-    }
-
-    /// Reads the world of an earlier run; one that is damaged is told, put out of the way and never used.
-    pub(super) fn load(&self) -> Option<Stored> {
-        let state = self.state.display();
-        let error = match store::load(&self.state) {
-            Ok(stored) => return stored,
-            Err(error) => causes(&error),
-        };
-        match store::set_aside(&self.state) {
-            Ok(aside) => {
-                let file = aside.display();
-                warn!(%file, error, "the stored world is not used and was set aside");
-            }
-            Err(cause) => warn!(%state, error, %cause, "the stored world is not used"),
-        }
-        None
     }
 
     pub(super) fn has_changed(&mut self) {

@@ -44,7 +44,7 @@ impl Default for Timing {
             first_retry: Duration::from_millis(200),
             last_retry: Duration::from_secs(30),
             answer: Duration::from_mins(1),
-            silence: Duration::from_secs(150),
+            silence: Duration::from_secs(90),
             settled: Duration::from_secs(5),
             absence: Duration::from_mins(1),
             save: Duration::from_secs(5),

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::access::AccessError;
 use super::follow::{Follower, Heard};
-use super::keeper::Keeper;
+use super::keeper::{self, Keeper};
 use super::mirror::{Listing, Mirror};
 use super::options::Options;
 use super::store::Stored;
@@ -48,7 +48,10 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     options.access.client().await?;
-    let told = Source::new(options, events, health).run();
+    let state = options.state.clone();
+    let stored = spawn_blocking(move || keeper::load(&state)).await;
+    let stored = stored.map_err(Error::Part)?;
+    let told = Source::new(options, stored, events, health).run();
     shutdown.run_until_cancelled(told).await.unwrap_or(Ok(()))
 }
 
@@ -73,11 +76,15 @@ struct Source {
 }
 
 impl Source {
-    fn new(options: Options, events: mpsc::Sender<Event>, health: watch::Sender<Health>) -> Self {
-        let keeper = Keeper::new(options.state.clone(), options.timing.save);
+    fn new(
+        options: Options,
+        stored: Option<Stored>,
+        events: mpsc::Sender<Event>,
+        health: watch::Sender<Health>,
+    ) -> Self {
         Self {
-            stored: keeper.load(),
-            keeper,
+            keeper: Keeper::new(options.state.clone(), options.timing.save),
+            stored,
             options,
             events,
             health,
