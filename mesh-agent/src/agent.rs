@@ -23,11 +23,12 @@ use crate::admin::AdminServer;
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
-use crate::cluster;
+use crate::cluster::Health;
+use crate::cluster::kubernetes::Access;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
-use crate::model::{Identity, Settings, Snapshot};
+use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
@@ -130,8 +131,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
-    let source = cluster::files::run(config.source.clone(), events, stopped.clone());
-    parts.spawn(async move { source.await.context("--source") });
+    let (health, _) = config.source.health();
+    parts.spawn(source(config.clone(), events, health, stopped.clone()));
     info!(node = config.node, "agent started");
 
     let ended = until_told(&mut parts).await;
@@ -152,6 +153,22 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     stopped.cancel();
     parts.shutdown().await;
     ended
+}
+
+/// Tells the world to `events`, and to `health` how it goes.
+async fn source(
+    config: Run,
+    events: mpsc::Sender<Event>,
+    health: watch::Sender<Health>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let access = match config.kubeconfig {
+        Some(path) => Access::Kubeconfig(path),
+        None => Access::InCluster,
+    };
+    let source = config.source;
+    let told = source.run(access, config.state, events, health, shutdown);
+    told.await.context("--source")
 }
 
 /// Takes the state directory, which only one agent writes at a time; waits for an earlier one to let it go.

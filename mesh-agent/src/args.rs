@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::names::CNI_SOCKET;
 
 use crate::admin::ADMIN_SOCKET;
+use crate::cluster::Source;
 use crate::dataplane::attach::Mode;
 use crate::inspect::{Destination, End, Transport};
 
@@ -96,9 +97,13 @@ pub struct Run {
     #[arg(long, env = "MESH_NODE", value_name = "NAME")]
     pub node: String,
 
-    /// Directory of Kubernetes YAML to take the world from; edits take effect at once.
-    #[arg(long, env = "MESH_SOURCE", value_name = "DIR")]
-    pub source: PathBuf,
+    /// Where to take the world from: kubernetes, or a directory of Kubernetes YAML; edits take effect at once.
+    #[arg(long, env = "MESH_SOURCE", value_name = "kubernetes|DIR")]
+    pub source: Source,
+
+    /// File that tells how to reach the Kubernetes API [default: the service account of the agent's pod]
+    #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Directory of the embedded certificate authority: root-cert.pem and root-key.pem, made at the first start.
     #[arg(long, env = "MESH_CA", value_name = "DIR")]

@@ -17,7 +17,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Run) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
+    let default = "info,kube_client=off";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

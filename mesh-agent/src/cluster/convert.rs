@@ -12,7 +12,8 @@ pub use super::network_policy::network_policy;
 pub use super::peer_authentication::peer_authentication;
 pub use super::pod::pod;
 use crate::model::{
-    Endpoint, EndpointPort, EndpointSlice, Key, Namespace, Node, Service, ServicePort, TargetPort,
+    Endpoint, EndpointPort, EndpointSlice, Hints, Key, Namespace, Node, Service, ServicePort,
+    TargetPort,
 };
 
 /// Converts a namespace.
@@ -47,8 +48,16 @@ pub fn node(it: core::Node) -> Result<Node, Invalid> {
         name: name(&it.metadata)?,
         addresses: parse_all("status.addresses", addresses, ADDRESS)?,
         pod_cidrs: cidrs,
+        zone: it
+            .metadata
+            .labels
+            .and_then(|mut it| it.remove(ZONE))
+            .map(Into::into),
     })
 }
+
+/// The label of a node that tells its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Converts a service.
 ///
@@ -71,6 +80,8 @@ pub fn service(it: core::Service) -> Result<Service, Invalid> {
         addresses: parse_all("spec.clusterIPs", addresses.iter(), ADDRESS)?,
         ports: ports.collect::<Result<_, _>>()?,
         headless,
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        client_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
     })
 }
@@ -145,5 +156,15 @@ fn endpoint(
             Some(Key::new(namespace, it.name?))
         }),
         node: it.node_name.map(Into::into),
+        hints: hints(it.hints.unwrap_or_default()),
     })
+}
+
+fn hints(it: discovery::EndpointHints) -> Hints {
+    let zones = it.for_zones.into_iter().flatten();
+    let nodes = it.for_nodes.into_iter().flatten();
+    Hints {
+        zones: zones.map(|it| it.name.into()).collect(),
+        nodes: nodes.map(|it| it.name.into()).collect(),
+    }
 }

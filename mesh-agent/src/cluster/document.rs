@@ -1,14 +1,10 @@
 //! Files of objects, as `kubectl` reads and writes them: several YAML or JSON documents, lists among them.
 
-use std::sync::Arc;
-
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Invalid, convert, crd};
+use super::Invalid;
+use super::resource::{Fault, Resource};
 use crate::model::Object;
 
 /// What a file holds.
@@ -174,50 +170,36 @@ impl Contents {
     }
 
     fn add_object(&mut self, item: Item, version: &str, kind: &str) -> Result<(), Error> {
-        let object = match (version, kind) {
-            ("v1", "Namespace") => {
-                let it = item.convert::<core::Namespace, _>(kind, convert::namespace)?;
-                Object::Namespace(Arc::new(it))
-            }
-            ("v1", "Node") => Object::Node(Arc::new(
-                item.convert::<core::Node, _>(kind, convert::node)?,
-            )),
-            ("v1", "Pod") => {
-                Object::Pod(Arc::new(item.convert::<core::Pod, _>(kind, convert::pod)?))
-            }
-            ("v1", "Service") => {
-                let it = item.convert::<core::Service, _>(kind, convert::service)?;
-                Object::Service(Arc::new(it))
-            }
+        let Item {
+            document,
+            path,
+            value,
+        } = item;
+        let Some(resource) = Resource::named(version, kind) else {
             // A pod names its service account; the object adds nothing that is used here.
-            ("v1", "ServiceAccount") => return Ok(()),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                let convert = convert::endpoint_slice;
-                match item.convert::<discovery::EndpointSlice, _>(kind, convert)? {
-                    Some(it) => Object::EndpointSlice(Arc::new(it)),
-                    None => return Ok(()),
+            if (version, kind) != ("v1", "ServiceAccount") {
+                self.ignored.push(format!("{version} {kind}"));
+            }
+            return Ok(());
+        };
+        let kind = kind.to_owned();
+        let object = resource.object(value).map_err(|fault| match fault {
+            Fault::Shape { field, source } => Error::Shape {
+                document,
+                kind,
+                field: format!("{path}{field}"),
+                source,
+            },
+            Fault::Value(mut source) => {
+                source.field.insert_str(0, &path);
+                Error::Value {
+                    document,
+                    kind,
+                    source,
                 }
             }
-            (version, "PeerAuthentication") if version.starts_with("security.istio.io/") => {
-                let convert = |it| convert::peer_authentication(&it);
-                let it = item.convert::<crd::Policy, _>(kind, convert)?;
-                Object::PeerAuthentication(Arc::new(it))
-            }
-            ("networking.k8s.io/v1", "NetworkPolicy") => {
-                let it = item.convert::<crd::Policy, _>(kind, |it| convert::network_policy(&it))?;
-                Object::NetworkPolicy(Arc::new(it))
-            }
-            (version, "AuthorizationPolicy") if version.starts_with("security.istio.io/") => {
-                let convert = |it| convert::authorization_policy(&it);
-                let it = item.convert::<crd::Policy, _>(kind, convert)?;
-                Object::AuthorizationPolicy(Arc::new(it))
-            }
-            _ => {
-                self.ignored.push(format!("{version} {kind}"));
-                return Ok(());
-            }
-        };
-        self.objects.push(object);
+        })?;
+        self.objects.extend(object);
         Ok(())
     }
 }
@@ -228,37 +210,4 @@ struct Item {
     /// Path in the document with a dot behind it; empty outside of lists.
     path: String,
     value: Value,
-}
-
-impl Item {
-    fn convert<W: DeserializeOwned, T>(
-        self,
-        kind: &str,
-        convert: fn(W) -> Result<T, Invalid>,
-    ) -> Result<T, Error> {
-        let Self {
-            document,
-            path,
-            mut value,
-        } = self;
-        if let Some(fields) = value.as_object_mut() {
-            // Typed lists leave them out, k8s-openapi insists.
-            fields.remove("apiVersion");
-            fields.remove("kind");
-        }
-        let written: W = serde_path_to_error::deserialize(value).map_err(|error| Error::Shape {
-            document,
-            kind: kind.to_owned(),
-            field: format!("{path}{}", error.path()),
-            source: error.into_inner(),
-        })?;
-        convert(written).map_err(|mut source| {
-            source.field.insert_str(0, &path);
-            Error::Value {
-                document,
-                kind: kind.to_owned(),
-                source,
-            }
-        })
-    }
 }

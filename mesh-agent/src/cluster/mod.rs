@@ -8,11 +8,19 @@ mod directory;
 pub mod document;
 mod field;
 pub mod files;
+pub mod health;
+pub mod kubernetes;
 mod network_policy;
 mod peer_authentication;
 mod pod;
+mod resource;
 mod shape;
+mod slim;
+mod source;
 #[cfg(test)]
 mod tests;
 
 pub use field::Invalid;
+pub use health::Health;
+pub use resource::Resource;
+pub use source::{Error, Source};

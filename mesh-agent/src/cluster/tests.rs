@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::document::{Contents, Error, Syntax, read};
 use super::files;
 use crate::model::{
-    Event, Key, MtlsMode, Object, Pod, Protocol, Reference, ServicePort, TargetPort,
+    Event, Hints, Key, MtlsMode, Object, Pod, Protocol, Reference, ServicePort, TargetPort,
 };
 
 fn yaml(text: &str) -> Result<Contents, Error> {
@@ -113,6 +113,8 @@ spec:
   clusterIPs: [10.96.0.1, 'fd96::1']
   externalIPs: [192.0.2.1]
   publishNotReadyAddresses: true
+  internalTrafficPolicy: Local
+  sessionAffinity: ClientIP
   ports: [{name: http, port: 80, targetPort: web}, {name: raw, port: 81, targetPort: 8081}, {name: same, port: 82}]
 ---
 apiVersion: discovery.k8s.io/v1
@@ -120,7 +122,7 @@ kind: EndpointSlice
 metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
 addressType: IPv4
 endpoints:
-- {addresses: [10.0.0.1], targetRef: {kind: Pod, name: a}, nodeName: n1}
+- {addresses: [10.0.0.1], targetRef: {kind: Pod, name: a}, nodeName: n1, hints: {forZones: [{name: z1}], forNodes: [{name: n1}]}}
 - {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}}
 ports: [{name: http, port: 8080}]
 ";
@@ -130,6 +132,9 @@ ports: [{name: http, port: 8080}]
     };
     assert_eq!(service.addresses.len(), 2);
     assert!(service.publish_not_ready && !service.headless);
+    assert!(service.internal_local && service.client_affinity);
+    let Hints { zones, nodes } = &slice.endpoints[0].hints;
+    assert_eq!((&*zones[0], &*nodes[0]), ("z1", "n1"));
     let target = |it: &ServicePort| it.target.clone();
     let targets: Vec<_> = service.ports.iter().map(target).collect();
     assert_eq!(
@@ -171,11 +176,12 @@ fn headless_and_external_services_have_no_address() {
 #[test]
 fn node_and_policy() {
     let Object::Node(node) = one("
-{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd01::/64']},
+{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd01::/64']},
  status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 192.0.2.1}]}}") else {
         panic!()
     };
     assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 2));
+    assert_eq!(node.zone.as_deref(), Some("z1"));
     let Object::PeerAuthentication(it) = one("
 apiVersion: security.istio.io/v1beta1
 kind: PeerAuthentication

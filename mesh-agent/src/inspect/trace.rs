@@ -7,6 +7,7 @@ use super::walk::{Hop, Leg, Walk};
 use super::{End, Outcome, Path, Problem, Question, Step, Trace, Transport};
 use crate::model::{Key, Protocol, Readiness, Service, ServicePort, Snapshot};
 use crate::policy::IpProtocol;
+use crate::route::candidates;
 
 /// Endpoints of a service that are told one by one.
 const MAX_ENDPOINTS: usize = 32;
@@ -215,28 +216,20 @@ fn through_service(
     legs
 }
 
-/// The endpoints that take connections; those that are shutting down only where no other does.
+/// The endpoints that take connections from the source's node.
 fn endpoints(
     walk: &Walk<'_>,
     service: &Service,
     port: &ServicePort,
     address: SocketAddr,
 ) -> Vec<SocketAddr> {
-    let backends = walk.snapshot.endpoints(service, port);
-    let backends: Vec<_> = backends
-        .filter(|it| it.address.is_ipv4() == address.is_ipv4())
-        .collect();
-    let of = |readiness| {
-        let some = backends.iter().filter(|it| it.readiness == readiness);
-        let mut some: Vec<_> = some.map(|it| it.address).collect();
-        some.sort_unstable();
-        some.dedup();
-        some
-    };
-    match of(Readiness::Ready) {
-        none if none.is_empty() => of(Readiness::Terminating),
-        ready => ready,
-    }
+    let node = walk.source.node.unwrap_or_default();
+    let groups = candidates(walk.snapshot, node, service, port, address.is_ipv4());
+    let first = groups.into_iter().next().unwrap_or_default();
+    let mut addresses: Vec<_> = first.iter().map(|it| it.address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 fn path(walk: &Walk<'_>, leg: &Leg, before: &[String]) -> Path {

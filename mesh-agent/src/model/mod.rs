@@ -22,7 +22,7 @@ pub use event::{Attached, Change, Event, Object, Reference};
 pub use identity::Identity;
 pub use key::Key;
 pub use object::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Labels, MtlsMode, Namespace, Node,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, MtlsMode, Namespace, Node,
     PeerAuthentication, Pod, Protocol, Service, ServicePort, TargetPort,
 };
 pub use snapshot::{Backend, Readiness, Settings, Snapshot};

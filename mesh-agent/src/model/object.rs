@@ -30,6 +30,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// The ranges its pods get their addresses from.
     pub pod_cidrs: Vec<IpNet>,
+    /// The zone it stands in (label `topology.kubernetes.io/zone`).
+    pub zone: Option<Arc<str>>,
 }
 
 /// A pod, as its object tells it.
@@ -100,6 +102,10 @@ pub struct Service {
     pub headless: bool,
     /// Whether endpoints count as ready whatever they say.
     pub publish_not_ready: bool,
+    /// Whether connections from within the cluster go to endpoints of the client's node only (`internalTrafficPolicy: Local`).
+    pub internal_local: bool,
+    /// Whether all connections of a client go to the same endpoint (`sessionAffinity: ClientIP`).
+    pub client_affinity: bool,
 }
 
 /// A port of a service.
@@ -152,6 +158,17 @@ pub struct Endpoint {
     pub pod: Option<Key>,
     /// The node it runs on.
     pub node: Option<Arc<str>>,
+    /// Who is to prefer it.
+    pub hints: Hints,
+}
+
+/// Who is to prefer an endpoint, as the control plane has computed it from the service's wishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Clients in these zones.
+    pub zones: Vec<Arc<str>>,
+    /// Clients on these nodes.
+    pub nodes: Vec<Arc<str>>,
 }
 
 /// A port of the endpoints of a slice.

@@ -10,8 +10,8 @@ use mesh_common::cni::Attachment;
 use super::claims::Claims;
 use super::policies::Policies;
 use super::{
-    Attached, Endpoint, EndpointSlice, Key, Namespace, Node, PeerAuthentication, Pod, Service,
-    ServicePort, TargetPort, Workload, WorkloadId, WorkloadKey,
+    Attached, Endpoint, EndpointSlice, Hints, Key, Namespace, Node, PeerAuthentication, Pod,
+    Service, ServicePort, TargetPort, Workload, WorkloadId, WorkloadKey,
 };
 use crate::policy::{AuthorizationPolicy, NetworkPolicy};
 
@@ -86,6 +86,10 @@ pub struct Backend<'a> {
     pub address: SocketAddr,
     /// The pod behind it.
     pub pod: Option<&'a Key>,
+    /// The node it runs on.
+    pub node: Option<&'a str>,
+    /// Who is to prefer it.
+    pub hints: &'a Hints,
     /// Whether it takes connections.
     pub readiness: Readiness,
 }
@@ -289,6 +293,8 @@ impl Snapshot {
             endpoint.addresses.iter().map(move |address| Backend {
                 address: SocketAddr::new(*address, number),
                 pod: endpoint.pod.as_ref(),
+                node: endpoint.node.as_deref(),
+                hints: &endpoint.hints,
                 readiness,
             })
         })

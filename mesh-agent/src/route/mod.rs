@@ -1,5 +1,6 @@
 //! CORE: where a captured connection goes.
 
+mod endpoints;
 mod inbound;
 mod outbound;
 #[cfg(test)]
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 
 use mesh_common::HBONE_PORT;
 
+pub use endpoints::candidates;
 pub use inbound::{Rejection, inbound};
 pub use outbound::{Outbound, Refusal, Route, decide, is_pod_address};
 

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::HBONE_PORT;
 
+use super::endpoints::{by_affinity, candidates};
 use super::{is_reserved, tcp_port};
-use crate::model::{Backend, Identity, Key, Readiness, Service, Snapshot, Workload, WorkloadKey};
+use crate::model::{Backend, Identity, Key, Service, Snapshot, Workload, WorkloadKey};
 
 /// A connection that a local pod opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,8 @@ pub enum Refusal {
 
 /// Decides where a connection goes.
 ///
-/// `pick` is given the number of endpoints to choose from, at least 1, and returns the index of one.
+/// `pick` is given the number of endpoints to choose from, at least 1, and returns the index of one; it is not asked where the
+/// client's address decides.
 pub fn decide(snapshot: &Snapshot, outbound: &Outbound, pick: impl FnMut(usize) -> usize) -> Route {
     try_decide(snapshot, outbound, pick).unwrap_or_else(|reason| Route::Refuse { reason })
 }
@@ -100,7 +102,7 @@ fn try_decide(
     let destination = outbound.destination;
     let service = snapshot.service_by_addr(destination.ip());
     let (address, workload) = if let Some(service) = service {
-        choose(snapshot, service, destination, pick)?
+        choose(snapshot, service, outbound, pick)?
     } else {
         let workload = snapshot.workload_by_addr(destination.ip());
         (destination, workload.map(|it| &**it))
@@ -132,33 +134,29 @@ fn try_decide(
 fn choose<'a>(
     snapshot: &'a Snapshot,
     service: &Service,
-    destination: SocketAddr,
+    outbound: &Outbound,
     mut pick: impl FnMut(usize) -> usize,
 ) -> Result<(SocketAddr, Option<&'a Workload>), Refusal> {
+    let Outbound {
+        source,
+        destination,
+    } = outbound;
     let port = destination.port();
     let of = || service.key.clone();
     let service_port = tcp_port(service, port).ok_or_else(|| Refusal::NoSuchPort {
         service: of(),
         port,
     })?;
-    let mut ready = Vec::new();
-    let mut terminating = Vec::new();
-    for backend in snapshot.endpoints(service, service_port) {
-        if backend.address.is_ipv4() == destination.is_ipv4() {
-            match backend.readiness {
-                Readiness::Ready => ready.push(backend),
-                Readiness::Terminating => terminating.push(backend),
-                Readiness::NotReady => {}
-            }
+    let node = &snapshot.settings().node;
+    let groups = candidates(snapshot, node, service, service_port, destination.is_ipv4());
+    for mut group in groups {
+        if service.client_affinity {
+            by_affinity(&mut group, *source);
+        } else {
+            let first = pick(group.len()) % group.len();
+            group.rotate_left(first);
         }
-    }
-    for candidates in [ready, terminating] {
-        if candidates.is_empty() {
-            continue;
-        }
-        let first = pick(candidates.len());
-        let in_turn = candidates.iter().cycle().skip(first % candidates.len());
-        for backend in in_turn.take(candidates.len()) {
+        for backend in &group {
             if let Ok(workload) = workload_behind(snapshot, backend) {
                 return Ok((backend.address, workload));
             }

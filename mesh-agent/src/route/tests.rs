@@ -7,11 +7,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::endpoints::by_affinity;
 use super::*;
 use crate::model::tests::{attached, ip, labels, namespace, pod, told, world};
 use crate::model::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Identity, Key, Node, Object, Pod,
-    Snapshot, TargetPort,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Event, Hints, Identity, Key, Node,
+    Object, Pod, Snapshot, TargetPort,
 };
 
 fn small_world() -> Snapshot {
@@ -53,6 +54,7 @@ fn node(name: &str, address: &str, range: &str) -> Event {
         name: name.into(),
         addresses: vec![ip(address)],
         pod_cidrs: vec![range.parse().unwrap()],
+        zone: None,
     })))
 }
 
@@ -76,6 +78,8 @@ fn service(name: &str, addresses: &[&str], target: TargetPort) -> Service {
         ],
         headless: false,
         publish_not_ready: false,
+        internal_local: false,
+        client_affinity: false,
     }
 }
 
@@ -87,6 +91,7 @@ fn endpoint(pod: Option<&str>, address: &str) -> Endpoint {
         terminating: false,
         pod: pod.map(|it| Key::new("shop", it)),
         node: None,
+        hints: Hints::default(),
     }
 }
 
@@ -387,6 +392,171 @@ fn to_endpoints_that_are_not_quite_there() {
         as_is,
         "tunnel 10.1.0.77:8080",
     );
+}
+
+/// Endpoints b on node here (zone z1), c and d on node far (zone z2).
+fn spread(edit: impl Fn(&mut Endpoint)) -> Vec<Endpoint> {
+    [
+        ("b", "10.0.0.2", "here"),
+        ("c", "10.1.0.1", "far"),
+        ("d", "10.1.0.2", "far"),
+    ]
+    .map(|(name, address, node)| {
+        let mut it = endpoint(Some(name), address);
+        it.node = Some(node.into());
+        edit(&mut it);
+        it
+    })
+    .into()
+}
+
+/// The pods that a connection from a pod to service web may reach, by their letters.
+fn reached(edit: impl Fn(&mut Service), zone: Option<&str>, endpoints: Vec<Endpoint>) -> String {
+    let mut it = service("web", &["10.96.0.1"], TargetPort::Number(8080));
+    edit(&mut it);
+    let here = Node {
+        name: "here".into(),
+        addresses: vec![ip("192.0.2.8")],
+        pod_cidrs: vec!["10.0.0.0/24".parse().unwrap()],
+        zone: zone.map(Into::into),
+    };
+    let snapshot = with([
+        Event::Upsert(Object::Node(Arc::new(here))),
+        upsert(it),
+        slice("web-4", "web", Some(8080), endpoints),
+    ]);
+    let mut found: Vec<_> = (0..12)
+        .map(|index| {
+            let route = route(&snapshot, "10.0.0.1", "10.96.0.1:80", index);
+            let pods = [("10.0.0.2:", "b"), ("10.1.0.1:", "c"), ("10.1.0.2:", "d")];
+            let found = pods.iter().find(|(address, _)| route.contains(address));
+            found.map_or("-", |(_, name)| name)
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found.concat()
+}
+
+#[test]
+fn to_endpoints_of_this_node_only() {
+    let check = |edit: fn(&mut Endpoint), expect: &str| {
+        let got = reached(|it| it.internal_local = true, Some("z1"), spread(edit));
+        assert_eq!(got, expect);
+    };
+    check(|_| {}, "b");
+    check(|it| it.node = Some("far".into()), "-");
+    check(|it| it.node = None, "-");
+    // Rather one that is shutting down than one elsewhere.
+    let leaves = |it: &mut Endpoint| {
+        if it.node.as_deref() == Some("here") {
+            (it.ready, it.terminating) = (false, true);
+        }
+    };
+    check(leaves, "b");
+    let fails = |it: &mut Endpoint| {
+        if it.node.as_deref() == Some("here") {
+            (it.ready, it.serving) = (false, false);
+        }
+    };
+    check(fails, "-");
+    // And no hint leads elsewhere.
+    check(|it| it.hints.nodes = vec!["here".into()], "b");
+    assert_eq!(reached(|_| {}, Some("z1"), spread(leaves)), "cd");
+}
+
+#[test]
+fn to_endpoints_that_hint_at_this_node_or_zone() {
+    let check = |zone: Option<&str>, hints: &[(&str, &str, &str)], expect: &str| {
+        let endpoints = spread(|it| {
+            let name = &*it.pod.as_ref().unwrap().name;
+            for (of, zones, nodes) in hints.iter().filter(|(of, ..)| of.contains(name)) {
+                assert!(!of.is_empty());
+                let list = |text: &str| text.split_whitespace().map(Into::into).collect();
+                it.hints = Hints {
+                    zones: list(zones),
+                    nodes: list(nodes),
+                };
+            }
+        });
+        assert_eq!(
+            reached(|_| {}, zone, endpoints),
+            expect,
+            "{zone:?} {hints:?}"
+        );
+    };
+    let zones = [("b", "z1", ""), ("c", "z1 z2", ""), ("d", "z2", "")];
+    check(Some("z1"), &zones, "bc");
+    check(Some("z2"), &zones, "cd");
+    check(None, &zones, "bcd");
+    check(Some("z3"), &zones, "bcd");
+    // One without hints: they are being changed.
+    check(Some("z1"), &[("b", "z1", ""), ("c", "z1", "")], "bcd");
+    let nodes = [("b", "z1", "here"), ("c", "z1", "far"), ("d", "z2", "far")];
+    check(Some("z2"), &nodes, "b");
+    // No endpoint of this node: its zone.
+    let nodes = [("bc", "z1", "far"), ("d", "z2", "far")];
+    check(Some("z2"), &nodes, "d");
+}
+
+#[test]
+fn hints_yield_to_what_can_be_used() {
+    let hinted = |edit: fn(&mut Endpoint)| {
+        spread(|it| {
+            let zone = if it.node.as_deref() == Some("here") {
+                "z1"
+            } else {
+                "z2"
+            };
+            it.hints.zones = vec![zone.into()];
+            edit(it);
+        })
+    };
+    let as_is = |_: &mut Service| {};
+    assert_eq!(reached(as_is, Some("z1"), hinted(|_| {})), "b");
+    // Not ready: no reason to go there.
+    let not_ready = |it: &mut Endpoint| it.ready &= it.node.as_deref() != Some("here");
+    assert_eq!(reached(as_is, Some("z1"), hinted(not_ready)), "cd");
+    // Its address is another pod's by now.
+    let stale = |it: &mut Endpoint| {
+        if it.node.as_deref() == Some("here") {
+            it.addresses = vec![ip("10.0.0.3")];
+        }
+    };
+    assert_eq!(reached(as_is, Some("z1"), hinted(stale)), "cd");
+}
+
+#[test]
+fn a_client_stays_with_its_endpoint() {
+    let sticky = |it: &mut Service| it.client_affinity = true;
+    let all = spread(|_| {});
+    let chosen = reached(sticky, None, all.clone());
+    assert_eq!(chosen.len(), 1, "{chosen}");
+    // Whatever else comes and goes, in whatever order.
+    let name = |it: &Endpoint| it.pod.as_ref().unwrap().name.to_string();
+    for other in all.iter().map(name).filter(|it| *it != chosen) {
+        let mut fewer = all.clone();
+        fewer.retain(|it| name(it) != other);
+        fewer.reverse();
+        assert_eq!(reached(sticky, None, fewer), chosen);
+    }
+    let mut others = all;
+    others.retain(|it| name(it) != chosen);
+    assert_eq!(reached(sticky, None, others).len(), 1);
+}
+
+#[test]
+fn clients_are_spread() {
+    let it = service("web", &["10.96.0.1"], TargetPort::Number(8080));
+    let snapshot = with([slice("web-4", "web", Some(8080), spread(|_| {}))]);
+    let mut count = std::collections::BTreeMap::<_, u32>::new();
+    for last in 0..=255 {
+        let mut groups = candidates(&snapshot, "here", &it, &it.ports[1], true);
+        by_affinity(&mut groups[0], ip(&format!("10.0.7.{last}")));
+        *count.entry(groups[0][0].address).or_default() += 1;
+    }
+    assert_eq!(count.len(), 3);
+    assert!(count.values().all(|it| (50..120).contains(it)), "{count:?}");
 }
 
 #[test]

@@ -197,6 +197,8 @@ fn any_service() -> impl Strategy<Value = Object> {
                 target: TargetPort::Number(8080),
             }],
             publish_not_ready: false,
+            internal_local: false,
+            client_affinity: false,
         }))
     })
 }
@@ -220,6 +222,7 @@ fn any_slice() -> impl Strategy<Value = Object> {
                     terminating: false,
                     pod: Some(Key::new(namespace, pod)),
                     node: None,
+                    hints: Hints::default(),
                 }],
                 ports: Vec::new(),
             }))
@@ -238,6 +241,7 @@ fn any_object() -> impl Strategy<Value = Object> {
             name: name.into(),
             addresses,
             pod_cidrs: Vec::new(),
+            zone: None,
         }))
     });
     prop_oneof![

@@ -1,0 +1,21 @@
+//! `--source kubernetes`: objects from the API server, which are listed and then watched.
+//!
+//! [`source::run`] owns what was told. One follower a kind lists and watches ([`follow`]); the [`mirror`] finds out what is
+//! to be told; the [`store`] keeps it for a start while the API is away.
+
+mod access;
+mod backoff;
+mod follow;
+mod keeper;
+mod mirror;
+pub mod node;
+mod options;
+mod source;
+mod store;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use access::{Access, AccessError};
+pub use options::{Options, Timing};
+pub use source::{Error, run};
