@@ -10,6 +10,8 @@ mod keeper;
 mod rotation;
 mod server;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::{Cluster, ClusterError, Outcome, Patch, Stored};
 pub use decide::{PodFacts, PodRef, Review, Rules, ServiceAccount};

@@ -19,6 +19,8 @@ mod verify;
 pub mod wire;
 
 #[cfg(test)]
+mod remote_tests;
+#[cfg(test)]
 mod tests;
 
 pub use ca::{Authority, DEFAULT_LIFETIME, DirectoryCa};
