@@ -42,7 +42,7 @@ pub trait Cluster: Send + Sync + 'static {
         patch: &Patch,
     ) -> impl Future<Output = Result<Outcome, ClusterError>> + Send;
 
-    /// Makes the `ConfigMap` for everybody to read say `roots`, PEM.
+    /// Makes the ConfigMap for everybody to read say `roots`, PEM.
     fn publish(&self, roots: &str) -> impl Future<Output = Result<(), ClusterError>> + Send;
 }
 

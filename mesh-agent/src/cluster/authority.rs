@@ -1,4 +1,4 @@
-//! The API server as `mesh-agent ca` uses it: token reviews, pods, one Secret and one `ConfigMap`.
+//! The API server as `mesh-agent ca` uses it: token reviews, pods, one Secret and one ConfigMap.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -222,7 +222,7 @@ where
     }
 }
 
-/// The entry of the `ConfigMap`.
+/// The entry of the ConfigMap.
 const ROOTS: &str = "root-cert.pem";
 /// What one question to the API server may take.
 const DEADLINE: Duration = Duration::from_secs(5);

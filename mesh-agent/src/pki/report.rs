@@ -1,5 +1,6 @@
 //! What people ask about this node's certificates.
 
+use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -78,7 +79,10 @@ fn fingerprint(certificate: &[u8]) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn instant(at: SystemTime) -> String {
