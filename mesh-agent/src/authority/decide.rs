@@ -213,7 +213,10 @@ impl Rules {
     /// The identity that was asked for, if it is one that this authority signs.
     pub(super) fn identity(&self, asked: Option<&str>) -> Result<Identity, Refusal> {
         let text = asked.ok_or(Refusal::NoIdentity)?;
-        let identity: Identity = text.parse().map_err(|_| Refusal::MalformedIdentity {
+        // What is not a name in Kubernetes must not become part of a question to it.
+        let named = |it: &Identity| is_name(it.namespace()) && is_name(it.service_account());
+        let identity = text.parse().ok().filter(named);
+        let identity = identity.ok_or_else(|| Refusal::MalformedIdentity {
             text: text.to_owned(),
         })?;
         if identity.trust_domain() == self.trust_domain {
@@ -251,6 +254,15 @@ impl Caller {
             _ => Ok(found),
         }
     }
+}
+
+/// Whether it is made as the names of namespaces and service accounts are (RFC 1123).
+fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.bytes().next().is_some_and(plain)
+        && text
+            .bytes()
+            .all(|it| plain(it) || matches!(it, b'-' | b'.'))
 }
 
 /// Whether a pod with `identity` runs on `node`.

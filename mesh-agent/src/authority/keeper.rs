@@ -84,6 +84,8 @@ pub enum KeeperError {
 pub struct Keeper<C> {
     cluster: Arc<C>,
     settings: Settings,
+    /// What the Secret said last.
+    last: Option<Roots>,
     /// The serving certificate, with the root that signed it.
     serving: Option<(String, Serving)>,
     current: watch::Sender<Option<Arc<Current>>>,
@@ -96,6 +98,7 @@ impl<C: Cluster> Keeper<C> {
         let keeper = Self {
             cluster,
             settings,
+            last: None,
             serving: None,
             current,
         };
@@ -123,14 +126,7 @@ impl<C: Cluster> Keeper<C> {
     pub async fn tick(&mut self, now: SystemTime) -> Result<(), KeeperError> {
         for _ in 0..TRIES {
             let Some(stored) = self.cluster.load().await? else {
-                if self
-                    .cluster
-                    .create(&rotation::first(self.make(now)?))
-                    .await?
-                    == Outcome::Done
-                {
-                    tracing::info!(secret = self.settings.secret, "made a new root");
-                }
+                self.create(now).await?;
                 continue;
             };
             let roots = Roots::parse(&stored).map_err(|source| KeeperError::Roots {
@@ -140,6 +136,7 @@ impl<C: Cluster> Keeper<C> {
             let root = self.read(&roots.trusted(), &roots.signing.key, now)?;
             let step = roots.step(root.validity(), now, &self.settings.timing);
             self.adopt(&roots.signing.cert, root, now)?;
+            self.last = Some(roots.clone());
             // No step before everybody can know the roots of the last one.
             self.cluster.publish(&roots.trusted()).await?;
             let patch = match step {
@@ -155,6 +152,18 @@ impl<C: Cluster> Keeper<C> {
         Err(KeeperError::Contended {
             secret: self.settings.secret.clone(),
         })
+    }
+
+    /// Makes the Secret: with what it held, if this replica knows, as everybody trusts that; with a new root otherwise.
+    async fn create(&self, now: SystemTime) -> Result<(), KeeperError> {
+        let (root, from) = match &self.last {
+            Some(last) => (last.whole(), "what it held before it was deleted"),
+            None => (rotation::first(self.make(now)?), "a new root"),
+        };
+        if self.cluster.create(&root).await? == Outcome::Done {
+            tracing::info!(secret = self.settings.secret, from, "made the Secret");
+        }
+        Ok(())
     }
 
     /// The Secret with its next root signing, if that one can.

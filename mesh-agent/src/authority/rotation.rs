@@ -165,6 +165,28 @@ impl Roots {
         })
     }
 
+    /// The whole Secret, to be made again after it was deleted.
+    pub(super) fn whole(&self) -> Patch {
+        let mut patch = first(self.signing.clone());
+        let (entries, since) = match self.phase.clone() {
+            Phase::Steady => (vec![], None),
+            Phase::Introduced { next, since } => (
+                vec![(NEXT_CERT, next.cert), (NEXT_KEY, next.key)],
+                Some(since),
+            ),
+            Phase::Retiring { previous, since } => (vec![(PREVIOUS_CERT, previous)], Some(since)),
+        };
+        let extra = self.extra.clone().map(|extra| (EXTRA, extra));
+        let entries = entries.into_iter().chain(extra);
+        patch
+            .data
+            .extend(entries.map(|(key, text)| (key, Some(text))));
+        patch
+            .annotations
+            .extend(since.map(|at| (SINCE, Some(instant(at)))));
+        patch
+    }
+
     /// Every root that is trusted, the one that signs first, in PEM.
     pub(super) fn trusted(&self) -> String {
         let other = match &self.phase {

@@ -163,13 +163,14 @@ async fn no_identity_or_none_of_ours() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("names no identity"), "{status}");
     let nothing = |_: &mut State| {};
-    check(
-        nothing,
+    for malformed in [
         "spiffe://cluster.local/web",
-        Code::InvalidArgument,
-        "is no identity",
-    )
-    .await;
+        "spiffe://cluster.local/ns/../sa/web",
+        "spiffe://cluster.local/ns/shop?x=/sa/web",
+        "spiffe://cluster.local/ns/shop/sa/web,metadata.name=web",
+    ] {
+        check(nothing, malformed, Code::InvalidArgument, "is no identity").await;
+    }
     let foreign = "spiffe://other/ns/shop/sa/web";
     check(
         nothing,

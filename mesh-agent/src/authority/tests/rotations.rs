@@ -58,18 +58,12 @@ async fn at_no_moment_is_a_leaf_not_trusted() {
     let start = SystemTime::now();
     ahead.tick(start).await.unwrap();
     let before = roots(&cluster).signing;
-    let annotate = |cluster: &Fake| {
-        let mut state = cluster.state();
-        let secret = state.secret.as_mut().unwrap();
-        let wish = ("mesh.dev/rotate".to_owned(), "now".to_owned());
-        secret.annotations.extend([wish]);
-    };
     let (mut all, mut most_trusted) = (Vec::<Held>::new(), 0);
     for step in 0..75 {
         // The second replica learns of each change as late as it may.
         let now = start + step * 4 * MINUTE;
         if step == 5 {
-            annotate(&cluster);
+            wish(cluster.state().secret.as_mut().unwrap());
         }
         behind.tick(now - STALE + MINUTE).await.unwrap();
         ahead.tick(now).await.unwrap();
@@ -202,4 +196,33 @@ async fn a_broken_secret_leaves_the_last_root_in_force_until_it_is_stale() {
     cluster.state().secret = Some(good);
     keeper.tick(now + STALE).await.unwrap();
     assert!(current(&receiver).is_fresh_at(now + STALE));
+}
+
+#[tokio::test]
+async fn a_deleted_secret_is_made_again_as_it_was() {
+    let cluster = Arc::new(Fake::with_pods());
+    let (mut keeper, _receiver) = keeper(&cluster, timing());
+    let mut now = SystemTime::now();
+    // Introduced, retiring, steady: each state comes back.
+    for entries in [2, 4, 3, 2] {
+        keeper.tick(now).await.unwrap();
+        let before = cluster.state().secret.take().unwrap();
+        assert_eq!(before.data.len(), entries);
+        keeper.tick(now).await.unwrap();
+        let mut after = cluster.state().secret.clone().unwrap();
+        assert_eq!(
+            (&after.data, &after.annotations),
+            (&before.data, &before.annotations)
+        );
+        if entries == 2 {
+            wish(&mut after);
+            cluster.state().secret = Some(after);
+        }
+        now += timing().before_signing() + Duration::from_secs(1);
+    }
+}
+
+fn wish(secret: &mut crate::authority::Stored) {
+    let wish = ("mesh.dev/rotate".to_owned(), "now".to_owned());
+    secret.annotations.extend([wish]);
 }
