@@ -109,7 +109,6 @@ pub struct Run {
         long,
         env = "MESH_CA",
         value_name = "DIR",
-        required_unless_present = "ca_address",
         conflicts_with = "ca_address"
     )]
     pub ca: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The API server as `mesh-agent ca` uses it: token reviews, pods, one Secret and one ConfigMap.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -9,12 +9,32 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, Patch as ApiPatch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde_json::json;
 
 use crate::authority::{Cluster, ClusterError, Outcome, Patch, PodFacts, PodRef, Review, Stored};
 use crate::model::Identity;
+
+/// Why the API server cannot be reached at all; the operator has to correct something.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no service account, or it is not whole.
+    #[error("this is no pod of a cluster: name a kubeconfig with --kubeconfig")]
+    InCluster(#[source] InClusterError),
+    /// The file is not there or makes no sense.
+    #[error("{} is unusable: name another one with --kubeconfig", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KubeconfigError,
+    },
+    /// The credentials make no sense, such as a certificate that is none.
+    #[error("the credentials for the Kubernetes API are unusable")]
+    Credentials(#[source] Box<kube::Error>),
+}
 
 /// A client for the authority of one namespace.
 pub struct Kubernetes {
@@ -34,22 +54,23 @@ impl Kubernetes {
         namespace: &str,
         secret: &str,
         config_map: &str,
-    ) -> Result<Self, ClusterError> {
+    ) -> Result<Self, ConnectError> {
         let mut config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(failed("read --kubeconfig"))?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                    .await
-                    .map_err(failed("use --kubeconfig"))?
-            }
-            None => Config::incluster().map_err(failed("use the pod's service account"))?,
+            Some(path) => file(path)
+                .await
+                .map_err(|source| ConnectError::Kubeconfig {
+                    path: path.to_owned(),
+                    source,
+                })?,
+            None => Config::incluster().map_err(ConnectError::InCluster)?,
         };
         // Agents and the keeper ask again by themselves, and wait no longer.
         config.default_retry = false;
         config.connect_timeout = Some(DEADLINE);
         config.read_timeout = Some(DEADLINE);
+        let client = Client::try_from(config);
         Ok(Self {
-            client: Client::try_from(config).map_err(failed("make a client"))?,
+            client: client.map_err(|error| ConnectError::Credentials(Box::new(error)))?,
             namespace: namespace.to_owned(),
             secret: secret.to_owned(),
             config_map: config_map.to_owned(),
@@ -177,6 +198,11 @@ impl Cluster for Kubernetes {
             .map(drop)
             .map_err(failed("change the ConfigMap of the roots"))
     }
+}
+
+async fn file(path: &Path) -> Result<Config, KubeconfigError> {
+    let file = Kubeconfig::read_from(path)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
 }
 
 fn extra(user: &UserInfo, key: &str) -> Option<String> {

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::Mutex;
 use tonic::client::Grpc;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
@@ -70,10 +73,7 @@ impl RemoteCa {
         }
         let channel = endpoint(&self.remote.address)?
             .tls_config(tls)
-            .map_err(|source| Error::Connect {
-                address: self.remote.address.clone(),
-                source,
-            })?
+            .map_err(|source| self.unconnected(source))?
             .connect_lazy();
         *connection = Some(Connection {
             roots,
@@ -86,28 +86,42 @@ impl RemoteCa {
         let lifetime = i64::try_from(DEFAULT_LIFETIME.as_secs()).unwrap_or_default();
         let message = CertificateRequest::impersonating(&identity.to_string(), request, lifetime);
         let mut asked = Request::new(message);
-        let token = read(&self.remote.token).await?;
-        let bearer = [b"Bearer ", token.trim_ascii()].concat();
-        let mut bearer = http::HeaderValue::from_bytes(&bearer).map_err(|_| Error::NoToken {
-            path: self.remote.token.clone(),
-        })?;
-        bearer.set_sensitive(true);
-        let mut headers = http::HeaderMap::new();
-        headers.insert(http::header::AUTHORIZATION, bearer);
-        if let Ok(cluster) = self.remote.cluster.parse() {
-            headers.insert("clusterid", cluster);
-        }
-        *asked.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
+        *asked.metadata_mut() = MetadataMap::from_headers(self.headers().await?);
         let mut client = Grpc::new(self.channel().await?);
-        client.ready().await.map_err(|source| Error::Connect {
-            address: self.remote.address.clone(),
-            source,
-        })?;
+        client
+            .ready()
+            .await
+            .map_err(|source| self.unconnected(source))?;
         let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
         let codec = ProstCodec::<CertificateRequest, CertificateResponse>::default();
         let answer = client.unary(asked, path, codec).await;
         let answer = answer.map_err(|status| self.failure(identity, status))?;
         Chain::from_pem(&answer.into_inner().cert_chain)
+    }
+
+    /// Who asks, and of which cluster.
+    async fn headers(&self) -> Result<HeaderMap, Error> {
+        let token = read(&self.remote.token).await?;
+        let token = Some(token.trim_ascii()).filter(|token| !token.is_empty());
+        let bearer = token.map(|token| [b"Bearer ", token].concat());
+        let bearer = bearer.and_then(|it| HeaderValue::from_bytes(&it).ok());
+        let mut bearer = bearer.ok_or_else(|| Error::NoToken {
+            path: self.remote.token.clone(),
+        })?;
+        bearer.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, bearer);
+        if let Ok(cluster) = self.remote.cluster.parse() {
+            headers.insert("clusterid", cluster);
+        }
+        Ok(headers)
+    }
+
+    fn unconnected(&self, source: tonic::transport::Error) -> Error {
+        Error::Connect {
+            address: self.remote.address.clone(),
+            source,
+        }
     }
 
     /// A refusal is the authority's word; the rest is a state that passes.

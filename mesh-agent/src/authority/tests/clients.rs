@@ -76,6 +76,9 @@ async fn tokens_and_roots_are_read_for_each_certificate() {
     );
     fs::write(file("token"), "rotated").unwrap();
     client.sign(&web, &request).await.unwrap();
+    fs::write(file("token"), "\n").unwrap();
+    let error = client.sign(&web, &request).await.unwrap_err();
+    assert!(matches!(error, Error::NoToken { .. }), "{error}");
     fs::remove_file(file("token")).unwrap();
     let error = client.sign(&web, &request).await.unwrap_err();
     assert!(
