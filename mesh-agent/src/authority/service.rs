@@ -1,12 +1,14 @@
 //! Answers `CreateCertificate`: asks Kubernetes who calls, lets `decide` decide, and signs.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::AUTHORIZATION;
 use tonic::body::Body;
 use tonic::server::Grpc;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
@@ -52,6 +54,17 @@ impl Failure {
             Self::Refused(_) => Code::PermissionDenied,
             Self::Cluster(_) | Self::NotReady => Code::Unavailable,
         }
+    }
+}
+
+impl From<Failure> for Status {
+    /// What Kubernetes said is for the log only: whoever asks need not have proved anything yet.
+    fn from(failure: Failure) -> Self {
+        let words = match &failure {
+            Failure::Cluster(_) => failure.to_string(),
+            _ => causes(&failure),
+        };
+        Self::new(failure.code(), words)
     }
 }
 
@@ -111,7 +124,7 @@ impl<C: Cluster> Service<C> {
             Err(failure) => {
                 let reason = causes(&failure);
                 tracing::warn!(reason, code = ?failure.code(), "certificate refused");
-                Err(Status::new(failure.code(), reason))
+                Err(failure.into())
             }
         }
     }
@@ -145,11 +158,8 @@ impl<C: Cluster> Service<C> {
     }
 }
 
-fn peer<T>(request: &Request<T>) -> Option<std::net::SocketAddr> {
-    let info = request
-        .extensions()
-        .get::<tonic::transport::server::TlsConnectInfo<tonic::transport::server::TcpConnectInfo>>(
-        );
+fn peer<T>(request: &Request<T>) -> Option<SocketAddr> {
+    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     info?.get_ref().remote_addr()
 }
 

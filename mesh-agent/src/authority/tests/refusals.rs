@@ -228,7 +228,8 @@ async fn a_request_that_names_somebody_else() {
 #[tokio::test]
 async fn nothing_is_signed_while_kubernetes_is_away_or_the_root_unread() {
     let away = |state: &mut State| state.away = true;
-    check(away, WEB, Code::Unavailable, "cannot review a token").await;
+    let words = "cannot review a token: check that the API server answers";
+    check(away, WEB, Code::Unavailable, words).await;
     let world = World::new(DEFAULT_LIFETIME).await;
     let current = world.current.borrow().clone().unwrap();
     let now = std::time::SystemTime::now();
