@@ -30,7 +30,7 @@ use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
-use crate::pki::{Certificates, DirectoryCa, TrustDomains};
+use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
 use crate::refusals;
 use crate::revocation;
@@ -54,9 +54,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let connections = TaskTracker::new();
     let mut parts = JoinSet::new();
 
-    let ca = DirectoryCa::open(&config.ca, &config.trust_domain).context("--ca")?;
     let domains = TrustDomains::new(&config.trust_domain, []);
-    let certificates = Arc::new(Certificates::new(Arc::new(ca), domains));
+    let certificates = Arc::new(Certificates::new(signer(&config)?, domains));
     let lock = lock(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
@@ -169,6 +168,28 @@ async fn source(
     let source = config.source;
     let told = source.run(access, config.state, events, health, shutdown);
     told.await.context("--source")
+}
+
+/// Who signs: the authority in a directory, or the cluster's.
+fn signer(config: &Run) -> anyhow::Result<Arc<dyn Signer>> {
+    let given = &config.remote_ca;
+    match (&config.ca, &given.ca_address, &given.ca_root) {
+        (Some(directory), None, _) => {
+            let ca = DirectoryCa::open(directory, &config.trust_domain).context("--ca")?;
+            Ok(Arc::new(ca))
+        }
+        (None, Some(address), Some(root)) => {
+            let ca = RemoteCa::new(Remote {
+                address: address.clone(),
+                root: root.clone(),
+                token: given.ca_token.clone(),
+                server_name: given.ca_san.clone(),
+                cluster: given.ca_cluster.clone(),
+            });
+            Ok(Arc::new(ca.context("--ca-address")?))
+        }
+        _ => anyhow::bail!("give either --ca DIR, or --ca-address HOST:PORT with --ca-root FILE"),
+    }
 }
 
 /// Takes the state directory, which only one agent writes at a time; waits for an earlier one to let it go.

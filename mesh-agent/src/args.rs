@@ -1,5 +1,6 @@
 //! The command line: every flag with its environment variable, default and unit.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::names::CNI_SOCKET;
 
 use crate::admin::ADMIN_SOCKET;
+use crate::authority::ServiceAccount;
 use crate::cluster::Source;
 use crate::dataplane::attach::Mode;
 use crate::inspect::{Destination, End, Transport};
@@ -25,6 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve a node: wire its pods, carry their connections, enforce their policies.
     Run(Run),
+    /// Serve a cluster: sign the certificates of its workloads, for the agents of the nodes they run on.
+    Ca(Ca),
     /// Tell what would become of a connection, step by step, and which policy says so; nothing is sent.
     ///
     /// Exits with 0 if it is allowed, with 1 if it is denied (also if only by some endpoints of a service), with 2 if there
@@ -106,8 +110,17 @@ pub struct Run {
     pub kubeconfig: Option<PathBuf>,
 
     /// Directory of the embedded certificate authority: root-cert.pem and root-key.pem, made at the first start.
-    #[arg(long, env = "MESH_CA", value_name = "DIR")]
-    pub ca: PathBuf,
+    #[arg(
+        long,
+        env = "MESH_CA",
+        value_name = "DIR",
+        conflicts_with = "ca_address"
+    )]
+    pub ca: Option<PathBuf>,
+
+    /// The authority of the cluster, if it has one.
+    #[command(flatten)]
+    pub remote_ca: RemoteCa,
 
     /// Directory for what must survive a restart of the agent.
     #[arg(
@@ -171,6 +184,161 @@ pub struct Run {
     /// Seconds that open connections are given to end when the agent is told to stop.
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain_deadline: Duration,
+}
+
+/// Where `mesh-agent run` has its certificates from, when not from a directory.
+#[derive(Clone, Debug, Args)]
+pub struct RemoteCa {
+    /// The cluster's certificate authority instead of --ca: `mesh-agent ca`, istiod or istio-csr.
+    #[arg(
+        long,
+        env = "MESH_CA_ADDRESS",
+        value_name = "HOST:PORT",
+        requires = "ca_root"
+    )]
+    pub ca_address: Option<String>,
+
+    /// PEM file of the roots that sign that authority's serving certificate; read again for each certificate.
+    #[arg(
+        long,
+        env = "MESH_CA_ROOT",
+        value_name = "FILE",
+        requires = "ca_address"
+    )]
+    pub ca_root: Option<PathBuf>,
+
+    /// File of the agent's service account token for that authority; read again for each certificate.
+    #[arg(
+        long,
+        env = "MESH_CA_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/mesh-ca/token"
+    )]
+    pub ca_token: PathBuf,
+
+    /// DNS name in that authority's serving certificate [default: the host of --ca-address]
+    #[arg(
+        long,
+        env = "MESH_CA_SAN",
+        value_name = "NAME",
+        requires = "ca_address"
+    )]
+    pub ca_san: Option<String>,
+
+    /// Name of this cluster, as istiod has it; `mesh-agent ca` does not look at it.
+    #[arg(
+        long,
+        env = "MESH_CA_CLUSTER",
+        value_name = "NAME",
+        default_value = "Kubernetes"
+    )]
+    pub ca_cluster: String,
+}
+
+/// Settings of `mesh-agent ca`.
+#[derive(Clone, Debug, Args)]
+pub struct Ca {
+    /// Address on which agents ask, in TLS; 0.0.0.0:15012 where the kernel has no IPv6.
+    #[arg(
+        long,
+        env = "MESH_CA_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "[::]:15012"
+    )]
+    pub listen: SocketAddr,
+
+    /// Address of the readiness probe, plain HTTP: /healthz/ready.
+    #[arg(
+        long,
+        env = "MESH_CA_HEALTH",
+        value_name = "ADDRESS:PORT",
+        default_value = "[::]:15021"
+    )]
+    pub health: SocketAddr,
+
+    /// Namespace of the authority, with its Secret and ConfigMap.
+    #[arg(
+        long,
+        env = "MESH_CA_NAMESPACE",
+        value_name = "NAME",
+        default_value = "mesh-system"
+    )]
+    pub namespace: String,
+
+    /// DNS name in the serving certificate; may be given more than once [default: mesh-ca.NAMESPACE.svc]
+    #[arg(long, env = "MESH_CA_SAN", value_name = "NAME", value_delimiter = ',')]
+    pub san: Vec<String>,
+
+    /// Audience that tokens must be made for.
+    #[arg(
+        long,
+        env = "MESH_CA_AUDIENCE",
+        value_name = "NAME",
+        default_value = "istio-ca"
+    )]
+    pub audience: String,
+
+    /// Service account that may ask on behalf of the pods of its own node; may be given more than once.
+    #[arg(
+        long,
+        env = "MESH_CA_ALLOW",
+        value_name = "USER",
+        value_delimiter = ',',
+        default_value = "system:serviceaccount:mesh-system:mesh-agent"
+    )]
+    pub allow: Vec<ServiceAccount>,
+
+    /// Trust domain of every identity.
+    #[arg(
+        long,
+        env = "MESH_TRUST_DOMAIN",
+        value_name = "NAME",
+        default_value = "cluster.local"
+    )]
+    pub trust_domain: String,
+
+    /// Seconds that a certificate lives at most; the same for all replicas.
+    #[arg(long, env = "MESH_CA_LEAF_LIFETIME", value_name = "SECONDS", default_value = "86400", value_parser = lifetime)]
+    pub leaf_lifetime: Duration,
+
+    /// Seconds that a new root is trusted before it signs; never less than certificates live.
+    #[arg(long, env = "MESH_CA_ROOT_OVERLAP", value_name = "SECONDS", default_value = "172800", value_parser = seconds)]
+    pub root_overlap: Duration,
+
+    /// Secret with the root, made at the first start.
+    #[arg(
+        long,
+        env = "MESH_CA_SECRET",
+        value_name = "NAME",
+        default_value = "mesh-ca-root"
+    )]
+    pub secret: String,
+
+    /// ConfigMap that the trusted roots are written to, as root-cert.pem.
+    #[arg(
+        long,
+        env = "MESH_CA_CONFIG_MAP",
+        value_name = "NAME",
+        default_value = "mesh-ca-root-cert"
+    )]
+    pub config_map: String,
+
+    /// File that tells how to reach the Kubernetes API [default: the service account of the pod]
+    #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Seconds that open requests are given to end when the authority is told to stop.
+    #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub drain_deadline: Duration,
+}
+
+/// A shorter life would be renewed all the time.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = seconds(text)?;
+    if lifetime < Duration::from_mins(10) {
+        return Err("at least 600 seconds".to_owned());
+    }
+    Ok(lifetime)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,8 @@ pub mod admin;
 pub mod agent;
 pub mod args;
 pub mod attachments;
+pub mod authority;
+pub mod ca;
 pub mod causes;
 pub mod clock;
 pub mod cluster;

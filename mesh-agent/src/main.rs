@@ -4,19 +4,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
-use mesh_agent::args::{Cli, Command, Run};
-use mesh_agent::{agent, causes};
+use mesh_agent::args::{Cli, Command};
+use mesh_agent::{agent, ca, causes};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(config) => run(config),
+        Command::Run(config) => run(agent::run(config)),
+        Command::Ca(config) => run(ca::run(config)),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
     }
 }
 
-fn run(config: Run) -> ExitCode {
+fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     // The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
     let default = "info,kube_client=off";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -29,7 +30,7 @@ fn run(config: Run) -> ExitCode {
         .build();
     let ended = runtime
         .map_err(anyhow::Error::from)
-        .and_then(|it| it.block_on(agent::run(config)));
+        .and_then(|it| it.block_on(part));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! EDGE: where the world comes from. Every source ends in [`crate::model::Event`]s; nothing behind it knows which one runs.
 
+pub mod authority;
 mod authorization_policy;
 mod authorization_rule;
 pub mod convert;

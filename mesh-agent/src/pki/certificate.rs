@@ -198,7 +198,7 @@ fn client_config(
 }
 
 /// The two suites of the contract, in its order; key exchange as the library prefers it (X25519 first).
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -208,4 +208,4 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-const ALPN: &[u8] = b"h2";
+pub(super) const ALPN: &[u8] = b"h2";

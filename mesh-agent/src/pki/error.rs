@@ -1,5 +1,7 @@
 //! What can be wrong with a certificate.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Identity;
@@ -31,6 +33,16 @@ pub enum Error {
         identity: Identity,
         /// The subject alternative names of the request.
         names: Vec<String>,
+    },
+    /// The certificate request is of a key that is too short or of an odd kind.
+    #[error(
+        "the key of the certificate request for {identity} is {key}: use P-256, P-384, Ed25519, or RSA of 2048 bits"
+    )]
+    WeakKey {
+        /// What was asked for.
+        identity: Identity,
+        /// The kind of key.
+        key: String,
     },
     /// Key generation or signing failed in the crypto library.
     #[error("cannot make the certificate of {identity}")]
@@ -86,4 +98,74 @@ pub enum Error {
         /// What was asked for.
         identity: Identity,
     },
+    /// The address of the authority cannot be dialled; a configuration fault.
+    #[error("{address} is no address of an authority: write it as HOST:PORT")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// The token or the roots that the authority is asked with cannot be read.
+    #[error("cannot read {}: check that the volume with it is mounted", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The token file holds something else.
+    #[error("{} holds no token: put one line of printable text there", path.display())]
+    NoToken {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The authority cannot be dialled with the roots given.
+    #[error(
+        "cannot connect to the authority at {address}: check the address and the root certificates"
+    )]
+    Connect {
+        /// Where it was looked for.
+        address: String,
+        /// What the library said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The authority refuses; its reason says what has to change.
+    #[error("the authority at {address} refuses {identity} ({code:?}): {reason}")]
+    Refused {
+        /// What was asked for.
+        identity: Identity,
+        /// Who refuses.
+        address: String,
+        /// The kind of refusal.
+        code: tonic::Code,
+        /// Why, in its words.
+        reason: String,
+    },
+    /// The authority is away or cannot decide now; it is asked again with backoff.
+    #[error("the authority at {address} cannot answer now")]
+    Unavailable {
+        /// Where it was looked for.
+        address: String,
+        /// What became of the call.
+        #[source]
+        source: Box<tonic::Status>,
+    },
+}
+
+/// Why the authority has no serving certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// The operator asked for a name that cannot be in a certificate.
+    #[error("{name} is no DNS name: correct --san")]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
+    /// The crypto library could not make it.
+    #[error("cannot make the serving certificate")]
+    Make(#[from] rcgen::Error),
+    /// The TLS library refuses it.
+    #[error("the serving certificate is unusable")]
+    Tls(#[from] rustls::Error),
 }

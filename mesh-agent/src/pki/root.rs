@@ -16,9 +16,10 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What signs, and what is trusted.
-pub(super) struct Root {
+pub struct Root {
     pub(super) issuer: Issuer<'static, KeyPair>,
     pub(super) trusted: Vec<CertificateDer<'static>>,
+    pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
 
@@ -30,6 +31,26 @@ impl Root {
             files.make(trust_domain)?;
         }
         files.load()
+    }
+
+    /// Reads a root whose first certificate signs, with `key`; the others of `certs` are trusted too. All is PEM.
+    ///
+    /// `place` is what errors call the place that holds both, as `root-cert.pem` and `root-key.pem`.
+    ///
+    /// # Errors
+    /// One of them is not what it should be, they do not belong together, or the root is not valid at `now`.
+    pub fn from_pem(
+        place: &Path,
+        certs: &str,
+        key: &str,
+        now: SystemTime,
+    ) -> Result<Self, RootError> {
+        Files::in_directory(place).parse(certs.as_bytes(), key, now)
+    }
+
+    /// The first and the last instant at which the certificate that signs is valid.
+    pub fn validity(&self) -> (SystemTime, SystemTime) {
+        (self.not_before, self.not_after)
     }
 }
 
@@ -134,7 +155,7 @@ impl Files {
             (false, true) => return Err(half(&self.cert, &self.key)),
             (false, false) => {}
         }
-        let (cert, key) = new_root(trust_domain).map_err(RootError::Make)?;
+        let (cert, key) = new_root(trust_domain, SystemTime::now())?;
         self.publish(&self.key, &key)?;
         self.publish(&self.cert, &cert)?;
         tracing::info!(path = %self.cert.display(), trust_domain, "made a new root");
@@ -162,28 +183,38 @@ impl Files {
     fn load(&self) -> Result<Root, RootError> {
         let cert = fs::read(&self.cert).map_err(io_error("read", &self.cert))?;
         let key = fs::read_to_string(&self.key).map_err(io_error("read", &self.key))?;
+        self.parse(&cert, &key, SystemTime::now())
+    }
+
+    fn parse(&self, cert: &[u8], key: &str, now: SystemTime) -> Result<Root, RootError> {
         let malformed = |path: &Path, what| RootError::Malformed {
             path: path.to_owned(),
             what,
         };
         let no_certificate = || malformed(&self.cert, "certificate");
-        let trusted = CertificateDer::pem_slice_iter(&cert)
+        let trusted = CertificateDer::pem_slice_iter(cert)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| no_certificate())?;
         let root = trusted.first().ok_or_else(no_certificate)?;
-        let key = KeyPair::from_pem(&key).map_err(|_| malformed(&self.key, "private key"))?;
+        let key = KeyPair::from_pem(key).map_err(|_| malformed(&self.key, "private key"))?;
         let (_, parsed) = X509Certificate::from_der(root).map_err(|_| no_certificate())?;
-        let not_after = self.check(&parsed, &key)?;
+        let (not_before, not_after) = self.check(&parsed, &key, now)?;
         let issuer = Issuer::from_ca_cert_der(root, key).map_err(|_| no_certificate())?;
         Ok(Root {
             issuer,
             trusted,
+            not_before,
             not_after,
         })
     }
 
-    /// The end of the root's validity, if it is a valid root with this key.
-    fn check(&self, root: &X509Certificate<'_>, key: &KeyPair) -> Result<SystemTime, RootError> {
+    /// The root's validity, if it is a valid root with this key.
+    fn check(
+        &self,
+        root: &X509Certificate<'_>,
+        key: &KeyPair,
+        now: SystemTime,
+    ) -> Result<(SystemTime, SystemTime), RootError> {
         let signs = root
             .key_usage()
             .ok()
@@ -202,14 +233,18 @@ impl Files {
             });
         }
         let validity = root.validity();
-        if !validity.is_valid() {
+        let instants = (
+            SystemTime::from(validity.not_before.to_datetime()),
+            SystemTime::from(validity.not_after.to_datetime()),
+        );
+        if !(instants.0..=instants.1).contains(&now) {
             return Err(RootError::NotValidNow {
                 path: self.cert.clone(),
                 from: validity.not_before.to_string(),
                 until: validity.not_after.to_string(),
             });
         }
-        Ok(validity.not_after.to_datetime().into())
+        Ok(instants)
     }
 }
 
@@ -228,9 +263,15 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
     }
 }
 
-/// A self-signed P-256 root: certificate and key, in PEM.
-fn new_root(trust_domain: &str) -> Result<(String, String), rcgen::Error> {
-    let now = SystemTime::now();
+/// A self-signed P-256 root that is valid for ten years from `now` on: certificate and key, in PEM.
+///
+/// # Errors
+/// The crypto library fails.
+pub fn new_root(trust_domain: &str, now: SystemTime) -> Result<(String, String), RootError> {
+    make(trust_domain, now).map_err(RootError::Make)
+}
+
+fn make(trust_domain: &str, now: SystemTime) -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATE).into();

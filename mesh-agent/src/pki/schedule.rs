@@ -109,6 +109,12 @@ impl Schedule {
             .map(|plan| plan.at)
             .min()
     }
+
+    /// When `identity` is fetched next; none while it is being fetched, or is not wanted.
+    pub(super) fn next_of(&self, identity: &Identity) -> Option<Instant> {
+        let plan = self.plans.get(identity)?;
+        (!plan.running).then_some(plan.at)
+    }
 }
 
 /// How long after now a certificate of `lifetime` and `age` is renewed: between 40 and 50 percent of its life.

@@ -52,6 +52,18 @@ impl Chain {
             roots,
         })
     }
+
+    /// The chain as `CreateCertificate` answers it: an element a certificate, the last one all roots.
+    pub fn to_pem(&self) -> Vec<String> {
+        let pem = |der: &CertificateDer<'_>| {
+            pem::encode_config(
+                &pem::Pem::new("CERTIFICATE", der.to_vec()),
+                pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+            )
+        };
+        let roots = self.roots.iter().map(pem).collect();
+        self.certificates.iter().map(pem).chain([roots]).collect()
+    }
 }
 
 fn read(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -12,7 +12,8 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Schedule, renew_in};
-use super::{Certificate, Error, Signer, TrustDomains};
+use super::{Certificate, Error, Report, Signer, TrustDomains};
+use crate::causes::causes;
 use crate::model::Identity;
 
 /// The certificates of this node, one an identity, in memory only.
@@ -30,6 +31,8 @@ pub struct Certificates {
 struct State {
     schedule: Schedule,
     slots: HashMap<Identity, watch::Sender<Latest>>,
+    /// Why the last fetch of an identity failed, until one succeeds.
+    problems: HashMap<Identity, String>,
 }
 
 /// What the last fetch came to; a failed renewal leaves a valid certificate in place.
@@ -111,7 +114,26 @@ impl Certificates {
     pub fn retain(&self, identities: &HashSet<Identity>) {
         let mut state = self.state();
         state.slots.retain(|known, _| identities.contains(known));
+        state.problems.retain(|known, _| identities.contains(known));
         state.schedule.retain(|known| identities.contains(known));
+    }
+
+    /// Every identity wanted here with its certificate, in the order of their names.
+    pub fn report(&self) -> Vec<Report> {
+        let (state, now) = (self.state(), Instant::now());
+        let mut all: Vec<_> = state.slots.iter().collect();
+        all.sort_by_cached_key(|(identity, _)| identity.to_string());
+        let report = |(identity, slot): (&Identity, &watch::Sender<Latest>)| {
+            let certificate = match &*slot.borrow() {
+                Latest::Issued(certificate) => Some(certificate.clone()),
+                Latest::Awaited | Latest::Failed(_) => None,
+            };
+            let next = state.schedule.next_of(identity);
+            let next = next.map(|at| SystemTime::now() + at.saturating_duration_since(now));
+            let problem = state.problems.get(identity).cloned();
+            Report::new(identity, certificate.as_deref(), next, problem)
+        };
+        all.into_iter().map(report).collect()
     }
 
     /// Fetches and renews until `shutdown`; a failed renewal keeps the old certificate, is logged, and tried again.
@@ -169,6 +191,7 @@ impl Certificates {
         let mut state = self.state();
         if state.schedule.issued(identity, Instant::now(), renew_in) {
             tracing::info!(%identity, ?lifetime, ?renew_in, "certificate issued");
+            state.problems.remove(identity);
             state
                 .slot(identity)
                 .send_replace(Latest::Issued(certificate));
@@ -187,6 +210,7 @@ impl Certificates {
             error = &error as &dyn std::error::Error,
             "certificate not issued"
         );
+        state.problems.insert(identity.clone(), causes(&error));
         state.slot(identity).send_modify(|latest| {
             let valid = matches!(latest, Latest::Issued(old) if old.is_valid_at(SystemTime::now()));
             if !valid {
