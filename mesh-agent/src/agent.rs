@@ -27,6 +27,7 @@ use crate::cluster;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
+use crate::install::Installer;
 use crate::model::{Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
@@ -56,6 +57,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ca = DirectoryCa::open(&config.ca, &config.trust_domain).context("--ca")?;
     let domains = TrustDomains::new(&config.trust_domain, []);
     let certificates = Arc::new(Certificates::new(Arc::new(ca), domains));
+    let installer = Installer::new((&config).into())?;
     let lock = lock(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
@@ -69,10 +71,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let refused = dataplane.events()?;
 
     let (outbound, inbound, slots) = listeners()?;
-    let options = world::Options {
-        uplinks: config.uplink.clone(),
-        mtu: config.mtu,
-    };
+    let options = options(&config);
     let snapshot = Snapshot::new(Settings {
         trust_domain: config.trust_domain.clone(),
         ..Settings::for_node(config.node.as_str())
@@ -91,6 +90,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
+    parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
     let admin = AdminServer::bind(&config.admin_socket, snapshots.clone())?;
     let pool = Arc::new(Pool::new(
@@ -170,6 +170,13 @@ async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
             Err((again, _)) => file = again,
         }
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn options(config: &Run) -> world::Options {
+    world::Options {
+        uplinks: config.uplink.clone(),
+        mtu: config.mtu,
     }
 }
 

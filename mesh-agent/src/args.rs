@@ -121,6 +121,19 @@ pub struct Run {
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 
+    /// Directory of the container runtime's plugins, where mesh-cni is installed and kept [default: it is not installed]
+    #[arg(long, env = "MESH_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Directory of the container runtime's network configuration, where ours is written and kept once the agent can wire
+    /// pods [default: it is not written]
+    #[arg(long, env = "MESH_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// The plugin to install [default: mesh-cni beside this executable]
+    #[arg(long, env = "MESH_CNI_BINARY", value_name = "FILE")]
+    pub cni_binary: Option<PathBuf>,
+
     /// Directory on a BPF file system that keeps programs and maps while no agent runs.
     #[arg(
         long,

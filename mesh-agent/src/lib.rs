@@ -11,6 +11,7 @@ pub mod cni_server;
 pub mod dataplane;
 pub mod hbone;
 pub mod inspect;
+pub mod install;
 pub mod ipam;
 pub mod model;
 pub mod network;
