@@ -177,6 +177,7 @@ fn options(config: &Run) -> world::Options {
     world::Options {
         uplinks: config.uplink.clone(),
         mtu: config.mtu,
+        masquerade: config.masquerade.then(|| config.no_masquerade.clone()),
     }
 }
 

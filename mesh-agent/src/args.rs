@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use mesh_common::names::CNI_SOCKET;
 
 use crate::admin::ADMIN_SOCKET;
@@ -150,6 +151,20 @@ pub struct Run {
     /// MTU of pod interfaces, in bytes [default: that of the uplink]
     #[arg(long, env = "MESH_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
+
+    /// Let pods leave the cluster with the node's address; pods and nodes still see each other's own.
+    #[arg(long, env = "MESH_MASQUERADE")]
+    pub masquerade: bool,
+
+    /// Network outside the cluster that knows the way to pods, which keep their addresses towards it; may be given more than
+    /// once.
+    #[arg(
+        long,
+        env = "MESH_NO_MASQUERADE",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub no_masquerade: Vec<IpNet>,
 
     /// Trust domain of every identity.
     #[arg(

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
 use mesh_common::maps::Slot;
 use nix::net::if_::if_nametoindex;
@@ -73,6 +74,8 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// MTU of pod interfaces in bytes; `None` for the smallest of the uplinks'.
     pub mtu: Option<u32>,
+    /// Whether pods leave the cluster with the node's address, and to which networks they do not.
+    pub masquerade: Option<Vec<IpNet>>,
 }
 
 /// A listening socket of the agent and the slot it is meant for.
@@ -278,6 +281,9 @@ impl World {
         }
         if self.behind {
             self.catch_up().await;
+        } else if !self.network.has_masquerade().await {
+            warn!("somebody removed the nftables table that masquerades pods");
+            self.follow_masquerade().await;
         }
     }
 
@@ -354,6 +360,15 @@ impl World {
         }
         let routes = network::wanted(&self.snapshot, &name);
         let synced = self.network.sync_routes(&routes).await;
+        self.kept_up(synced.map_err(Error::from));
+        self.follow_masquerade().await;
+    }
+
+    async fn follow_masquerade(&mut self) {
+        let node = self.snapshot.settings().node.clone();
+        let spared = self.options.masquerade.as_deref();
+        let wanted = spared.map(|spared| network::masquerade(&self.snapshot, &node, spared));
+        let synced = self.network.sync_masquerade(wanted).await;
         self.kept_up(synced.map_err(Error::from));
     }
 

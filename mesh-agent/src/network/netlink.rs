@@ -17,8 +17,9 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
+use super::masquerade::Masquerade;
 use super::routes::{NodeRoute, Via};
-use super::sysctl;
+use super::{nftables, sysctl};
 
 /// The routing protocol number by which routes of ours are known again after a restart; unassigned elsewhere.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
@@ -41,6 +42,11 @@ pub enum Error {
     /// A kernel setting cannot be made; the operator runs the agent privileged.
     #[error("kernel setting")]
     Sysctl(#[source] io::Error),
+    /// The table that masquerades cannot be written.
+    #[error(
+        "the nftables table that masquerades pods; it needs a kernel with CONFIG_NF_TABLES_INET and CONFIG_NFT_MASQ"
+    )]
+    Nftables(#[source] io::Error),
     /// No interface has any of the node's addresses.
     #[error(
         "no interface has an address of this node ({0:?}): pass --uplink, or mend status.addresses of the Node"
@@ -65,6 +71,8 @@ pub struct Uplink {
 /// The node's network, by netlink.
 pub struct Network {
     handle: Handle,
+    /// What our nftables table says, as far as this agent knows.
+    masquerade: Option<Masquerade>,
     /// The connection's driver; it ends with this value.
     _driver: JoinSet<()>,
 }
@@ -77,6 +85,7 @@ impl Network {
         driver.spawn(connection);
         Ok(Self {
             handle,
+            masquerade: None,
             _driver: driver,
         })
     }
@@ -188,6 +197,31 @@ impl Network {
             first = first.and(tolerate(removed, nix::errno::Errno::ESRCH, what));
         }
         first
+    }
+
+    /// Makes our nftables table say what is wanted, or not be there.
+    ///
+    /// Another agent's table is replaced in one transaction; connections that are masqueraded already are so until they
+    /// end. A table that somebody removed is made again.
+    pub async fn sync_masquerade(&mut self, wanted: Option<Masquerade>) -> Result<(), Error> {
+        let held = blocking(nftables::has_table).await;
+        let batch = match (&wanted, held) {
+            (None, Ok(false) | Err(_)) => return Ok(()),
+            (None, Ok(true)) => nftables::removal(),
+            (Some(_), Ok(true)) if self.masquerade == wanted => return Ok(()),
+            (Some(plan), Ok(_)) => nftables::masquerading(plan),
+            (Some(_), Err(error)) => return Err(Error::Nftables(error)),
+        };
+        self.masquerade = None;
+        let committed = blocking(move || nftables::commit(&batch)).await;
+        committed.map_err(Error::Nftables)?;
+        self.masquerade = wanted;
+        Ok(())
+    }
+
+    /// Whether the table that was written last is still there.
+    pub async fn has_masquerade(&self) -> bool {
+        self.masquerade.is_none() || matches!(blocking(nftables::has_table).await, Ok(true))
     }
 
     /// Two rules and a local route, one family: see `DELIVER` and `REVERSE` in `mesh_common::names`.
@@ -328,6 +362,14 @@ fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> 
         RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
         _ => None,
     }
+}
+
+/// Runs what waits for the kernel in a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|panic| Err(panic.into()))
 }
 
 async fn collect<T>(
