@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +62,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let lock = lock(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
-    let network = Network::open()?;
+    let network = Network::open(&config.state)?;
     network.prepare(&[]).await?;
     let mut dataplane = Dataplane::load(dataplane::Options {
         bpffs: config.bpffs.clone(),
@@ -183,16 +184,24 @@ fn options(config: &Run) -> world::Options {
 
 /// Waits for the order to stop, or for the first part that ends by itself.
 async fn until_told(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        stopped = until_stopped() => Ok(stopped.map(drop)?),
         Some(ended) = parts.join_next() => {
             ended.context("a part of the agent panicked")??;
             anyhow::bail!("a part of the agent ended by itself")
         }
     }
+}
+
+/// Waits for the order to stop.
+pub async fn until_stopped() -> io::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(true)
 }
 
 async fn part(run: impl Future<Output = ()>) -> anyhow::Result<()> {

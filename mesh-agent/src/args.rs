@@ -32,6 +32,74 @@ pub enum Command {
     Trace(Trace),
     /// Tell what policies are in force, and what of them is not understood.
     Policies(Policies),
+    /// Make a node ready: a BPF file system, forwarding. For an init container that has more rights than the agent.
+    Prepare(Prepare),
+    /// Take everything that agents made off this node, except the interfaces of pods that still run; may be run again.
+    ///
+    /// Exits with 1 if something could not be removed, or if an agent runs.
+    Uninstall(Uninstall),
+    /// Wait for the order to stop: for a pod whose work is done by its init containers.
+    #[command(hide = true)]
+    Pause,
+}
+
+/// Settings of `mesh-agent prepare`.
+#[derive(Clone, Debug, Args)]
+pub struct Prepare {
+    /// Directory on a BPF file system that keeps programs and maps while no agent runs.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Directory of the agent's state, where changed kernel settings are recorded.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+}
+
+/// Settings of `mesh-agent uninstall`; the directories are those that the agent was given.
+#[derive(Clone, Debug, Args)]
+pub struct Uninstall {
+    /// Remove also what survives a restart: which pods have which addresses.
+    #[arg(long)]
+    pub purge_state: bool,
+
+    /// Remove it under a running agent, which then is of no use.
+    #[arg(long)]
+    pub force: bool,
+
+    /// Directory of the agent's programs and maps.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Directory of the agent's state.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+
+    /// Directory of the agent's sockets.
+    #[arg(
+        long,
+        env = "MESH_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/mesh-cni"
+    )]
+    pub run_dir: PathBuf,
+
+    /// Directory that the plugin was installed in.
+    #[arg(
+        long,
+        env = "MESH_CNI_BIN_DIR",
+        value_name = "DIR",
+        default_value = "/opt/cni/bin"
+    )]
+    pub cni_bin_dir: PathBuf,
+
+    /// Directory that the network configuration was written to.
+    #[arg(
+        long,
+        env = "MESH_CNI_CONF_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub cni_conf_dir: PathBuf,
 }
 
 /// Settings of `mesh-agent trace`.
@@ -106,12 +174,7 @@ pub struct Run {
     pub ca: PathBuf,
 
     /// Directory for what must survive a restart of the agent.
-    #[arg(
-        long,
-        env = "MESH_STATE",
-        value_name = "DIR",
-        default_value = "/var/lib/mesh-cni"
-    )]
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
 
     /// Unix socket on which mesh-cni finds this agent.
@@ -136,12 +199,7 @@ pub struct Run {
     pub cni_binary: Option<PathBuf>,
 
     /// Directory on a BPF file system that keeps programs and maps while no agent runs.
-    #[arg(
-        long,
-        env = "MESH_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/mesh-cni"
-    )]
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
     pub bpffs: PathBuf,
 
     /// Interface that leads to other nodes; may be given more than once [default: those with an address of the Node]
@@ -189,6 +247,9 @@ pub struct Run {
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain_deadline: Duration,
 }
+
+const STATE: &str = "/var/lib/mesh-cni";
+const BPFFS: &str = "/sys/fs/bpf/mesh-cni";
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: u32 = text

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
 use mesh_agent::args::{Cli, Command, Run};
-use mesh_agent::{agent, causes};
+use mesh_agent::{agent, causes, prepare, uninstall};
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,6 +14,9 @@ fn main() -> ExitCode {
         Command::Run(config) => run(config),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
+        Command::Prepare(args) => once(async { prepare::prepare(args).await.map(|()| true) }),
+        Command::Uninstall(args) => once(uninstall::uninstall(&args, |line| println!("{line}"))),
+        Command::Pause => once(agent::until_stopped()),
     }
 }
 
@@ -32,6 +36,19 @@ fn run(config: Run) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mesh-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what has an end of its own; `false` is exit code 1, too.
+fn once<E: std::error::Error>(work: impl Future<Output = Result<bool, E>>) -> ExitCode {
+    let runtime = Runtime::new().expect("a thread and a descriptor can be had at the start");
+    match runtime.block_on(work) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mesh-agent: {}", causes::causes(&error));
             ExitCode::FAILURE
         }
     }

@@ -10,6 +10,7 @@ mod maps;
 pub mod plan;
 mod policy;
 mod refused;
+pub mod remove;
 mod sys;
 
 pub use error::Error;

@@ -20,6 +20,8 @@ use crate::world::Command;
 
 /// How often what was put in place is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often the world is asked whether it can wire pods.
+const IMPATIENCE: Duration = Duration::from_millis(200);
 
 /// What is installed, and where; nothing where a directory is not given.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +110,7 @@ impl Installer {
                 ready = ready || is_ready(&world).await;
                 let kept = self.keep(ready).await;
                 self.tell(kept);
-                sleep(INTERVAL).await;
+                sleep(if ready { INTERVAL } else { IMPATIENCE }).await;
             }
         };
         tokio::select! {

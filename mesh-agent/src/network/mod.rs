@@ -3,6 +3,7 @@
 mod masquerade;
 mod netlink;
 mod nftables;
+mod remove;
 mod routes;
 mod sysctl;
 

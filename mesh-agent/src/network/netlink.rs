@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use futures_util::TryStreamExt;
 use futures_util::stream::Stream;
 use ipnet::IpNet;
 use mesh_common::names::{MARK_DELIVER, MARK_MASK, ROUTE_TABLE, RULE_DELIVER, RULE_REVERSE};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
@@ -19,10 +21,11 @@ use tokio::task::JoinSet;
 
 use super::masquerade::Masquerade;
 use super::routes::{NodeRoute, Via};
+use super::sysctl::Settings;
 use super::{nftables, sysctl};
 
 /// The routing protocol number by which routes of ours are known again after a restart; unassigned elsewhere.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
 
 /// A failure to set up the node's network.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,8 @@ pub struct Uplink {
 
 /// The node's network, by netlink.
 pub struct Network {
-    handle: Handle,
+    pub(super) handle: Handle,
+    pub(super) settings: Settings,
     /// What our nftables table says, as far as this agent knows.
     masquerade: Option<Masquerade>,
     /// The connection's driver; it ends with this value.
@@ -79,12 +83,15 @@ pub struct Network {
 
 impl Network {
     /// Opens a netlink connection in the calling thread's network namespace.
-    pub fn open() -> Result<Self, Error> {
+    ///
+    /// Kernel settings that it changes are recorded in the state directory.
+    pub fn open(state: &Path) -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         Ok(Self {
             handle,
+            settings: Settings::new(state),
             masquerade: None,
             _driver: driver,
         })
@@ -156,7 +163,8 @@ impl Network {
 
     /// Makes the node forward, and deliver marked packets to the agent; may be called again.
     pub async fn prepare(&self, uplinks: &[Uplink]) -> Result<(), Error> {
-        sysctl::forward(uplinks.iter().map(|uplink| uplink.name.clone())).map_err(Error::Sysctl)?;
+        let names = uplinks.iter().map(|uplink| uplink.name.clone());
+        self.settings.forward(names).map_err(Error::Sysctl)?;
         self.deliver_marked(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
             .await?;
         if sysctl::has_ipv6() {
@@ -302,21 +310,20 @@ impl Network {
 
     async fn routes(&self) -> Result<BTreeSet<NodeRoute>, Error> {
         let mut routes = BTreeSet::new();
-        for any in [
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ] {
+        for family in families() {
             let mut filter = RouteMessage::default();
-            filter.header.address_family = match any {
-                IpAddr::V4(_) => rtnetlink::packet_route::AddressFamily::Inet,
-                IpAddr::V6(_) => rtnetlink::packet_route::AddressFamily::Inet6,
-            };
+            filter.header.address_family = family;
             let messages =
                 collect("listing routes", self.handle.route().get(filter).execute()).await?;
             routes.extend(messages.iter().filter_map(parse));
         }
         Ok(routes)
     }
+}
+
+/// Both families.
+pub(super) fn families() -> [AddressFamily; 2] {
+    [AddressFamily::Inet, AddressFamily::Inet6]
 }
 
 fn message(route: &NodeRoute) -> RouteMessage {
@@ -365,14 +372,14 @@ fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> 
 }
 
 /// Runs what waits for the kernel in a thread for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|panic| Err(panic.into()))
 }
 
-async fn collect<T>(
+pub(super) async fn collect<T>(
     what: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Error> {
@@ -384,7 +391,7 @@ async fn collect<T>(
 }
 
 /// Takes one errno as success.
-fn tolerate(
+pub(super) fn tolerate(
     result: Result<(), rtnetlink::Error>,
     errno: nix::errno::Errno,
     what: impl Fn() -> String,
