@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin::AdminServer;
+use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
@@ -35,6 +35,7 @@ use crate::pki::{Certificates, DirectoryCa, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
 use crate::refusals;
 use crate::revocation;
+use crate::status;
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
@@ -92,8 +93,9 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
+    let sources = sources(&config, &snapshots, &commands);
+    let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
-    let admin = AdminServer::bind(&config.admin_socket, snapshots.clone())?;
     let pool = Arc::new(Pool::new(
         certificates.clone(),
         Arc::new(TransparentDial),
@@ -171,6 +173,25 @@ async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
             Err((again, _)) => file = again,
         }
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What answers questions about this agent.
+fn sources(
+    config: &Run,
+    snapshots: &watch::Receiver<Snapshot>,
+    commands: &mpsc::Sender<world::Command>,
+) -> admin::Sources {
+    let source = status::Source {
+        name: config.source.display().to_string(),
+        is_current: true,
+        detail: "files, read whenever they change".to_owned(),
+    };
+    admin::Sources {
+        snapshots: snapshots.clone(),
+        world: commands.clone(),
+        source: Arc::new(move || Some(source.clone())),
+        certificates: Arc::new(Vec::new),
     }
 }
 

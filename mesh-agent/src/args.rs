@@ -32,6 +32,10 @@ pub enum Command {
     Trace(Trace),
     /// Tell what policies are in force, and what of them is not understood.
     Policies(Policies),
+    /// Tell how the node is doing, on one screen.
+    ///
+    /// Exits with 0 if it is healthy, with 1 if there is a problem, with 2 if there is no answer.
+    Status(Asking),
     /// Make a node ready: a BPF file system, forwarding. For an init container that has more rights than the agent.
     Prepare(Prepare),
     /// Take everything that agents made off this node, except the interfaces of pods that still run; may be run again.
@@ -181,7 +185,7 @@ pub struct Run {
     #[arg(long, env = "MESH_CNI_SOCKET", value_name = "PATH", default_value = CNI_SOCKET)]
     pub cni_socket: PathBuf,
 
-    /// Unix socket on which `mesh-agent trace` and `mesh-agent policies` find this agent.
+    /// Unix socket on which `mesh-agent trace`, `policies` and `status` find this agent.
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 

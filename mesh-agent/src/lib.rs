@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod refusals;
 pub mod revocation;
 pub mod route;
+pub mod status;
 pub mod uninstall;
 pub mod unix_socket;
 pub mod world;

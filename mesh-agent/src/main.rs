@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Run(config) => run(config),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
+        Command::Status(args) => asked(admin::status(&args)),
         Command::Prepare(args) => once(async { prepare::prepare(args).await.map(|()| true) }),
         Command::Uninstall(args) => once(uninstall::uninstall(&args, |line| println!("{line}"))),
         Command::Pause => once(agent::until_stopped()),

@@ -27,6 +27,7 @@ use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
+use crate::status::{self, Addresses, Node, Problem};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,6 +57,8 @@ pub enum Command {
     Check(Attachment, Reply<Wiring>),
     /// Whether an attachment could be made now.
     Status(Reply<()>),
+    /// How the node's network is doing.
+    Describe(oneshot::Sender<Node>),
 }
 
 /// A wired attachment.
@@ -414,6 +417,9 @@ impl World {
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Command::Describe(reply) => {
+                let _ = reply.send(self.describe());
+            }
         }
     }
 
@@ -588,6 +594,41 @@ impl World {
     fn status(&self) -> Result<(), Refusal> {
         self.ready()?;
         self.ipam.peek().map(|_| ()).map_err(unavailable)
+    }
+
+    fn describe(&self) -> Node {
+        let not_ready = self.ready().err().map(|refusal| Problem {
+            what: refusal.message,
+            remedy: refusal.remedy,
+        });
+        let uplinks = self.uplinks.iter().map(|uplink| status::Interface {
+            name: uplink.name.clone(),
+            missing: self.dataplane.missing_at_uplink(&uplink.name),
+        });
+        let pods = self.interfaces.iter().map(|(_, pod)| status::Interface {
+            name: pod.name.clone(),
+            missing: self.dataplane.missing_at_pod(&pod.name),
+        });
+        let families = ["IPv4", "IPv6"].into_iter().zip(self.ipam.usage());
+        let at_most = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+        let addresses = families.filter_map(|(family, usage)| {
+            let (taken, free) = usage?;
+            Some(Addresses {
+                family: family.to_owned(),
+                taken: at_most(taken),
+                free: at_most(free),
+            })
+        });
+        Node {
+            not_ready,
+            uplinks: uplinks.collect(),
+            pods: pods.collect(),
+            mtu: self.wiring(Vec::new()).mtu,
+            addresses: addresses.collect(),
+            masquerades: self.options.masquerade.is_some(),
+            is_behind: self.behind,
+            failures: self.failures,
+        }
     }
 
     fn ready(&self) -> Result<(), Refusal> {

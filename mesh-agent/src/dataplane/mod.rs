@@ -1,6 +1,7 @@
 //! EDGE: the kernel's side. The only user of aya, and the only writer of maps and attacher of programs.
 
 pub mod attach;
+mod attached;
 pub mod bpffs;
 mod error;
 mod events;
