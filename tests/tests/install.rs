@@ -184,7 +184,7 @@ fn traces(lab: &Lab, node: &Node) -> Result<BTreeSet<String>> {
         let queried = node
             .netns()
             .run(|| SchedClassifier::query_tcx(UPLINK, attach));
-        let programs = queried.map(|(_, programs)| programs.len()).unwrap_or(0);
+        let programs = queried.map_or(0, |(_, programs)| programs.len());
         traces.insert(format!("{programs} programs at {attach:?}"));
     }
     for directory in [
