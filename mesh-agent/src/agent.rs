@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin::AdminServer;
+use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
@@ -28,12 +29,14 @@ use crate::cluster::kubernetes::Access;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
+use crate::install::Installer;
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
 use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
 use crate::refusals;
 use crate::revocation;
+use crate::status;
 use crate::world::{self, Listener, World};
 
 /// How long an earlier agent may take to let go of the state directory once it is told to stop.
@@ -56,10 +59,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
 
     let domains = TrustDomains::new(&config.trust_domain, []);
     let certificates = Arc::new(Certificates::new(signer(&config)?, domains));
+    let installer = Installer::new((&config).into())?;
     let lock = lock(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
-    let network = Network::open()?;
+    let network = Network::open(&config.state)?;
     network.prepare(&[]).await?;
     let mut dataplane = Dataplane::load(dataplane::Options {
         bpffs: config.bpffs.clone(),
@@ -70,10 +74,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let refused = dataplane.events()?;
 
     let (outbound, inbound, slots) = listeners()?;
-    let options = world::Options {
-        uplinks: config.uplink.clone(),
-        mtu: config.mtu,
-    };
+    let options = options(&config);
     let snapshot = Snapshot::new(Settings {
         trust_domain: config.trust_domain.clone(),
         ..Settings::for_node(config.node.as_str())
@@ -92,8 +93,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
+    parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
+    let (health, how) = config.source.health();
+    let sources = sources(&snapshots, &commands, how, certificates.clone());
+    let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
-    let admin = AdminServer::bind(&config.admin_socket, snapshots.clone())?;
     let pool = Arc::new(Pool::new(
         certificates.clone(),
         Arc::new(TransparentDial),
@@ -130,7 +134,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(world.run(told, asked, lock, tokens)));
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
-    let (health, _) = config.source.health();
     parts.spawn(source(config.clone(), events, health, stopped.clone()));
     info!(node = config.node, "agent started");
 
@@ -212,18 +215,52 @@ async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
     }
 }
 
+/// What answers questions about this agent.
+fn sources(
+    snapshots: &watch::Receiver<Snapshot>,
+    commands: &mpsc::Sender<world::Command>,
+    health: watch::Receiver<Health>,
+    certificates: Arc<Certificates>,
+) -> admin::Sources {
+    admin::Sources {
+        snapshots: snapshots.clone(),
+        world: commands.clone(),
+        source: Arc::new(move || Some((&*health.borrow()).into())),
+        certificates: Arc::new(move || {
+            let reports = certificates.report();
+            reports.into_iter().map(status::Certificate::from).collect()
+        }),
+    }
+}
+
+fn options(config: &Run) -> world::Options {
+    world::Options {
+        uplinks: config.uplink.clone(),
+        mtu: config.mtu,
+        masquerade: config.masquerade.then(|| config.no_masquerade.clone()),
+    }
+}
+
 /// Waits for the order to stop, or for the first part that ends by itself.
 async fn until_told(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        stopped = until_stopped() => Ok(stopped.map(drop)?),
         Some(ended) = parts.join_next() => {
             ended.context("a part of the agent panicked")??;
             anyhow::bail!("a part of the agent ended by itself")
         }
     }
+}
+
+/// Waits for the order to stop.
+pub async fn until_stopped() -> io::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(true)
 }
 
 async fn part(run: impl Future<Output = ()>) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use mesh_common::names::CNI_SOCKET;
 
 use crate::admin::ADMIN_SOCKET;
@@ -36,6 +37,78 @@ pub enum Command {
     Trace(Trace),
     /// Tell what policies are in force, and what of them is not understood.
     Policies(Policies),
+    /// Tell how the node is doing, on one screen.
+    ///
+    /// Exits with 0 if it is healthy, with 1 if there is a problem, with 2 if there is no answer.
+    Status(Asking),
+    /// Make a node ready: a BPF file system, forwarding. For an init container that has more rights than the agent.
+    Prepare(Prepare),
+    /// Take everything that agents made off this node, except the interfaces of pods that still run; may be run again.
+    ///
+    /// Exits with 1 if something could not be removed, or if an agent runs.
+    Uninstall(Uninstall),
+    /// Wait for the order to stop: for a pod whose work is done by its init containers.
+    #[command(hide = true)]
+    Pause,
+}
+
+/// Settings of `mesh-agent prepare`.
+#[derive(Clone, Debug, Args)]
+pub struct Prepare {
+    /// Directory on a BPF file system that keeps programs and maps while no agent runs.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Directory of the agent's state, where changed kernel settings are recorded.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+}
+
+/// Settings of `mesh-agent uninstall`; the directories are those that the agent was given.
+#[derive(Clone, Debug, Args)]
+pub struct Uninstall {
+    /// Remove also what survives a restart: which pods have which addresses.
+    #[arg(long)]
+    pub purge_state: bool,
+
+    /// Remove it under a running agent, which then is of no use.
+    #[arg(long)]
+    pub force: bool,
+
+    /// Directory of the agent's programs and maps.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Directory of the agent's state.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+
+    /// Directory of the agent's sockets.
+    #[arg(
+        long,
+        env = "MESH_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/mesh-cni"
+    )]
+    pub run_dir: PathBuf,
+
+    /// Directory that the plugin was installed in.
+    #[arg(
+        long,
+        env = "MESH_CNI_BIN_DIR",
+        value_name = "DIR",
+        default_value = "/opt/cni/bin"
+    )]
+    pub cni_bin_dir: PathBuf,
+
+    /// Directory that the network configuration was written to.
+    #[arg(
+        long,
+        env = "MESH_CNI_CONF_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub cni_conf_dir: PathBuf,
 }
 
 /// Settings of `mesh-agent trace`.
@@ -123,29 +196,32 @@ pub struct Run {
     pub remote_ca: RemoteCa,
 
     /// Directory for what must survive a restart of the agent.
-    #[arg(
-        long,
-        env = "MESH_STATE",
-        value_name = "DIR",
-        default_value = "/var/lib/mesh-cni"
-    )]
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
 
     /// Unix socket on which mesh-cni finds this agent.
     #[arg(long, env = "MESH_CNI_SOCKET", value_name = "PATH", default_value = CNI_SOCKET)]
     pub cni_socket: PathBuf,
 
-    /// Unix socket on which `mesh-agent trace` and `mesh-agent policies` find this agent.
+    /// Unix socket on which `mesh-agent trace`, `policies` and `status` find this agent.
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 
+    /// Directory of the container runtime's plugins, where mesh-cni is installed and kept [default: it is not installed]
+    #[arg(long, env = "MESH_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Directory of the container runtime's network configuration, where ours is written and kept once the agent can wire
+    /// pods [default: it is not written]
+    #[arg(long, env = "MESH_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// The plugin to install [default: mesh-cni beside this executable]
+    #[arg(long, env = "MESH_CNI_BINARY", value_name = "FILE")]
+    pub cni_binary: Option<PathBuf>,
+
     /// Directory on a BPF file system that keeps programs and maps while no agent runs.
-    #[arg(
-        long,
-        env = "MESH_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/mesh-cni"
-    )]
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
     pub bpffs: PathBuf,
 
     /// Interface that leads to other nodes; may be given more than once [default: those with an address of the Node]
@@ -155,6 +231,20 @@ pub struct Run {
     /// MTU of pod interfaces, in bytes [default: that of the uplink]
     #[arg(long, env = "MESH_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
+
+    /// Let pods leave the cluster with the node's address; pods and nodes still see each other's own.
+    #[arg(long, env = "MESH_MASQUERADE")]
+    pub masquerade: bool,
+
+    /// Network outside the cluster that knows the way to pods, which keep their addresses towards it; may be given more than
+    /// once.
+    #[arg(
+        long,
+        env = "MESH_NO_MASQUERADE",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub no_masquerade: Vec<IpNet>,
 
     /// Trust domain of every identity.
     #[arg(
@@ -185,6 +275,9 @@ pub struct Run {
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain_deadline: Duration,
 }
+
+const STATE: &str = "/var/lib/mesh-cni";
+const BPFFS: &str = "/sys/fs/bpf/mesh-cni";
 
 /// Where `mesh-agent run` has its certificates from, when not from a directory.
 #[derive(Clone, Debug, Args)]

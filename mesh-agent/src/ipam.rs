@@ -95,6 +95,11 @@ impl Ipam {
         Ok(addresses)
     }
 
+    /// How many addresses of the ranges are taken and how many are free, IPv4 and IPv6; `None` for a family without ranges.
+    pub fn usage(&self) -> [Option<(u128, u128)>; 2] {
+        [&self.v4, &self.v6].map(|family| (!family.ranges.is_empty()).then(|| family.usage()))
+    }
+
     fn family(&mut self, address: IpAddr) -> (&mut Family, u128) {
         match address {
             IpAddr::V4(_) => (&mut self.v4, number(address)),
@@ -124,6 +129,16 @@ impl Family {
         rest.into_iter()
             .chain(in_turn)
             .find_map(|it| self.first_free(it))
+    }
+
+    fn usage(&self) -> (u128, u128) {
+        let in_a_range = |number: &&u128| self.ranges.iter().any(|it| it.contains(**number));
+        let taken = self.taken.iter().filter(in_a_range).count() as u128;
+        let all = self
+            .ranges
+            .iter()
+            .map(|it| (it.last + 1).saturating_sub(it.first));
+        (taken, all.sum::<u128>() - taken)
     }
 
     fn first_free(&self, range: Range) -> Option<u128> {
@@ -188,6 +203,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn usage_is_of_the_ranges() {
+        let mut ipam = ipam(&["10.0.0.0/29", "10.0.1.0/30"]);
+        assert_eq!(ipam.usage(), [Some((0, 6)), None]);
+        ipam.allocate().unwrap();
+        ipam.take("192.0.2.1".parse().unwrap());
+        assert_eq!(ipam.usage(), [Some((1, 5)), None]);
+    }
 
     fn ipam(cidrs: &[&str]) -> Ipam {
         let mut ipam = Ipam::new();

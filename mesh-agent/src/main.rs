@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
 use mesh_agent::args::{Cli, Command};
-use mesh_agent::{agent, ca, causes};
+use mesh_agent::{agent, ca, causes, prepare, uninstall};
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -14,6 +15,10 @@ fn main() -> ExitCode {
         Command::Ca(config) => run(ca::run(config)),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
+        Command::Status(args) => asked(admin::status(&args)),
+        Command::Prepare(args) => once(async { prepare::prepare(args).await.map(|()| true) }),
+        Command::Uninstall(args) => once(uninstall::uninstall(&args, |line| println!("{line}"))),
+        Command::Pause => once(agent::until_stopped()),
     }
 }
 
@@ -35,6 +40,19 @@ fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mesh-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what has an end of its own; `false` is exit code 1, too.
+fn once<E: std::error::Error>(work: impl Future<Output = Result<bool, E>>) -> ExitCode {
+    let runtime = Runtime::new().expect("a thread and a descriptor can be had at the start");
+    match runtime.block_on(work) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mesh-agent: {}", causes::causes(&error));
             ExitCode::FAILURE
         }
     }

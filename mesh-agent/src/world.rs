@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
 use mesh_common::maps::Slot;
 use nix::net::if_::if_nametoindex;
@@ -27,6 +28,7 @@ use crate::model::{Attached, Change, Event, Snapshot};
 use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
+use crate::status::{self, Addresses, Node, Problem};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ pub enum Command {
     Check(Attachment, Reply<Wiring>),
     /// Whether an attachment could be made now.
     Status(Reply<()>),
+    /// How the node's network is doing.
+    Describe(oneshot::Sender<Node>),
 }
 
 /// A wired attachment.
@@ -74,6 +78,8 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// MTU of pod interfaces in bytes; `None` for the smallest of the uplinks'.
     pub mtu: Option<u32>,
+    /// Whether pods leave the cluster with the node's address, and to which networks they do not.
+    pub masquerade: Option<Vec<IpNet>>,
 }
 
 /// A listening socket of the agent and the slot it is meant for.
@@ -279,6 +285,9 @@ impl World {
         }
         if self.behind {
             self.catch_up().await;
+        } else if !self.network.has_masquerade().await {
+            warn!("somebody removed the nftables table that masquerades pods");
+            self.follow_masquerade().await;
         }
     }
 
@@ -356,6 +365,15 @@ impl World {
         let routes = network::wanted(&self.snapshot, &name);
         let synced = self.network.sync_routes(&routes).await;
         self.kept_up(synced.map_err(Error::from));
+        self.follow_masquerade().await;
+    }
+
+    async fn follow_masquerade(&mut self) {
+        let node = self.snapshot.settings().node.clone();
+        let spared = self.options.masquerade.as_deref();
+        let wanted = spared.map(|spared| network::masquerade(&self.snapshot, &node, spared));
+        let synced = self.network.sync_masquerade(wanted).await;
+        self.kept_up(synced.map_err(Error::from));
     }
 
     async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -399,6 +417,9 @@ impl World {
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Command::Describe(reply) => {
+                let _ = reply.send(self.describe());
             }
         }
     }
@@ -574,6 +595,41 @@ impl World {
     fn status(&self) -> Result<(), Refusal> {
         self.ready()?;
         self.ipam.peek().map(|_| ()).map_err(unavailable)
+    }
+
+    fn describe(&self) -> Node {
+        let not_ready = self.ready().err().map(|refusal| Problem {
+            what: refusal.message,
+            remedy: refusal.remedy,
+        });
+        let uplinks = self.uplinks.iter().map(|uplink| status::Interface {
+            name: uplink.name.clone(),
+            missing: self.dataplane.missing_at_uplink(&uplink.name),
+        });
+        let pods = self.interfaces.iter().map(|(_, pod)| status::Interface {
+            name: pod.name.clone(),
+            missing: self.dataplane.missing_at_pod(&pod.name),
+        });
+        let families = ["IPv4", "IPv6"].into_iter().zip(self.ipam.usage());
+        let at_most = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+        let addresses = families.filter_map(|(family, usage)| {
+            let (taken, free) = usage?;
+            Some(Addresses {
+                family: family.to_owned(),
+                taken: at_most(taken),
+                free: at_most(free),
+            })
+        });
+        Node {
+            not_ready,
+            uplinks: uplinks.collect(),
+            pods: pods.collect(),
+            mtu: self.wiring(Vec::new()).mtu,
+            addresses: addresses.collect(),
+            masquerades: self.options.masquerade.is_some(),
+            is_behind: self.behind,
+            failures: self.failures,
+        }
     }
 
     fn ready(&self) -> Result<(), Refusal> {

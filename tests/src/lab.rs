@@ -69,6 +69,16 @@ impl Lab {
 
     /// Makes a lab of some nodes and starts their agents with more flags.
     pub fn with_flags(name: &str, count: u8, flags: &'static [&'static str]) -> Result<Self> {
+        let lab = Self::without_agents(name, count, flags)?;
+        if let Err(error) = lab.nodes.iter().try_for_each(|node| node.agent().start()) {
+            lab.print_logs();
+            return Err(error);
+        }
+        Ok(lab)
+    }
+
+    /// Makes a lab of some nodes whose agents are given more flags, and are started by the test.
+    pub fn without_agents(name: &str, count: u8, flags: &'static [&'static str]) -> Result<Self> {
         ensure!(
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
             "a lab's name is of letters, digits and underscores"
@@ -87,10 +97,6 @@ impl Lab {
             _lock: lock,
         };
         lab.build(count, flags, &directory, &binaries)?;
-        if let Err(error) = lab.nodes.iter().try_for_each(|node| node.agent().start()) {
-            lab.print_logs();
-            return Err(error);
-        }
         Ok(lab)
     }
 

@@ -115,11 +115,15 @@ impl Node {
 
     /// A command of `mesh-agent` that asks this node's agent.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.binaries.join("mesh-agent"));
+        let mut command = self.program(words);
+        command.arg("--admin-socket").arg(self.admin_socket());
         command
-            .args(words)
-            .arg("--admin-socket")
-            .arg(self.admin_socket());
+    }
+
+    /// A command of `mesh-agent`.
+    pub fn program(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.join("mesh-agent"));
+        command.args(words);
         command
     }
 

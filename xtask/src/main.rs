@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod demo;
 mod ebpf;
+mod image;
 mod shell;
 mod test;
 mod tidy;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Make the container image as a tar file, without a container tool
+    Image(image::Args),
     /// Check formatting, lints and the direction of dependencies
     Check,
     /// Check only the direction of dependencies
@@ -53,6 +56,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
     }

@@ -68,6 +68,30 @@ impl Rustc {
         }
     }
 
+    /// Makes sure that the standard library is there for a target.
+    pub(crate) fn ensure_target(&self, triple: &str) -> Result<()> {
+        let there = || {
+            self.sysroot
+                .join("lib/rustlib")
+                .join(triple)
+                .join("lib")
+                .is_dir()
+        };
+        if there() {
+            return Ok(());
+        }
+        step(&format!("adding the target {triple} to the toolchain"));
+        let added = run(&mut command("rustup", &["target", "add", triple]));
+        if there() {
+            return Ok(());
+        }
+        let remedy = format!(
+            "Rust's standard library for {triple} is missing. Remedy: `rustup target add {triple}`"
+        );
+        added.context(remedy.clone())?;
+        bail!(remedy)
+    }
+
     /// Makes sure that there is a linker for BPF, and returns its path: the one in `PATH`, otherwise our own, linked
     /// against the compiler's LLVM and kept under `target/tools`.
     pub(crate) fn ensure_linker(&self) -> Result<PathBuf> {

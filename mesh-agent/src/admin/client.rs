@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::protocol::{Refusal, Request, Response, VERSION};
 use super::render;
-use crate::args::{Format, Policies, Trace};
+use crate::args::{Asking, Format, Policies, Trace};
 use crate::inspect::{Outcome, Question};
 
 /// How long the agent may take.
@@ -94,6 +94,18 @@ pub fn policies(args: Policies) -> Result<Asked, Error> {
     };
     print(args.common.output, &report, render::policies)?;
     Ok(Asked::Yes)
+}
+
+/// Asks how the node is doing, and prints it: yes is healthy.
+pub fn status(args: &Asking) -> Result<Asked, Error> {
+    let Response::Status(status) = ask(&args.admin_socket, &Request::Status)? else {
+        return Err(Error::Other);
+    };
+    print(args.output, &status, crate::status::render)?;
+    Ok(match status.problems[..] {
+        [] => Asked::Yes,
+        [..] => Asked::No,
+    })
 }
 
 fn ask(path: &Path, request: &Request) -> Result<Response, Error> {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::{End, PolicyReport, Problem, Question, Trace, policies, trace};
-use crate::model::Snapshot;
+use crate::inspect::{End, PolicyReport, Problem, Question, Trace};
+use crate::status::Status;
 
 /// Where the agent listens unless its flags say otherwise.
 pub const ADMIN_SOCKET: &str = "/run/mesh-cni/admin.sock";
@@ -22,6 +22,8 @@ pub enum Request {
     Trace(Question),
     /// What is in force for a pod, or at all.
     Policies(Option<End>),
+    /// How the node is doing.
+    Status,
 }
 
 /// What the agent answers.
@@ -32,6 +34,8 @@ pub enum Response {
     Trace(Trace),
     /// To [`Request::Policies`].
     Policies(PolicyReport),
+    /// To [`Request::Status`].
+    Status(Status),
     /// There is no answer.
     Refused(Refusal),
 }
@@ -54,13 +58,8 @@ impl From<Problem> for Refusal {
     }
 }
 
-impl Request {
-    /// The answer that a snapshot has.
-    pub fn answer(&self, snapshot: &Snapshot) -> Response {
-        let answer = match self {
-            Self::Trace(question) => trace(snapshot, question).map(Response::Trace),
-            Self::Policies(of) => policies(snapshot, of.as_ref()).map(Response::Policies),
-        };
-        answer.unwrap_or_else(|problem| Response::Refused(problem.into()))
+impl From<Result<Self, Problem>> for Response {
+    fn from(answer: Result<Self, Problem>) -> Self {
+        answer.unwrap_or_else(|problem| Self::Refused(problem.into()))
     }
 }

@@ -2,20 +2,24 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::cni::Envelope;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::protocol::{MAX_REQUEST, Refusal, Request, Response, VERSION};
+use crate::inspect::{policies, trace};
 use crate::model::Snapshot;
+use crate::status::{self, Status};
 use crate::unix_socket;
+use crate::world::Command;
 
 /// How long a caller may take, to ask and to read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,20 +35,58 @@ pub struct Error {
     source: io::Error,
 }
 
+/// What is asked for the answers.
+#[derive(Clone)]
+pub struct Sources {
+    /// The world as it is.
+    pub snapshots: watch::Receiver<Snapshot>,
+    /// Its owner.
+    pub world: mpsc::Sender<Command>,
+    /// Tells where the world comes from and how that is doing.
+    pub source: Tell<Option<status::Source>>,
+    /// Tells of the certificates of this node.
+    pub certificates: Tell<Vec<status::Certificate>>,
+}
+
+/// A part of the agent that tells how it is doing.
+pub type Tell<T> = Arc<dyn Fn() -> T + Send + Sync>;
+
+impl Sources {
+    async fn answer(&self, request: &Request) -> Response {
+        let snapshot = self.snapshots.borrow().clone();
+        match request {
+            Request::Trace(question) => trace(&snapshot, question).map(Response::Trace).into(),
+            Request::Policies(of) => policies(&snapshot, of.as_ref())
+                .map(Response::Policies)
+                .into(),
+            Request::Status => {
+                let (reply, told) = oneshot::channel();
+                // An agent that stops has let go of its network.
+                let network = match self.world.send(Command::Describe(reply)).await {
+                    Ok(()) => told.await.ok(),
+                    Err(_) => None,
+                };
+                let (source, certificates) = ((self.source)(), (self.certificates)());
+                Response::Status(Status::new(&snapshot, source, network, certificates))
+            }
+        }
+    }
+}
+
 /// The server of questions about the world.
 pub struct AdminServer {
     listener: UnixListener,
-    world: watch::Receiver<Snapshot>,
+    sources: Sources,
 }
 
 impl AdminServer {
     /// Takes the socket over from an agent that is gone; only root may speak to it.
-    pub fn bind(path: &Path, world: watch::Receiver<Snapshot>) -> Result<Self, Error> {
+    pub fn bind(path: &Path, sources: Sources) -> Result<Self, Error> {
         let listener = unix_socket::bind(path).map_err(|source| Error {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Self { listener, world })
+        Ok(Self { listener, sources })
     }
 
     /// Serves until shutdown, which cuts calls short.
@@ -58,9 +100,9 @@ impl AdminServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let world = self.world.clone();
+                    let sources = self.sources.clone();
                     calls.spawn(async move {
-                        let served = timeout(PATIENCE, serve(stream, &world)).await;
+                        let served = timeout(PATIENCE, serve(stream, &sources)).await;
                         if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
                             let error = &error as &dyn std::error::Error;
                             debug!(error, "an admin call broke off");
@@ -79,16 +121,13 @@ impl AdminServer {
     }
 }
 
-async fn serve(stream: UnixStream, world: &watch::Receiver<Snapshot>) -> io::Result<()> {
+async fn serve(stream: UnixStream, sources: &Sources) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST));
     reader.read_until(b'\n', &mut line).await?;
     let message = match read(&line) {
-        Ok(request) => {
-            let snapshot = world.borrow().clone();
-            request.answer(&snapshot)
-        }
+        Ok(request) => sources.answer(&request).await,
         Err(refusal) => Response::Refused(refusal),
     };
     let mut answer = serde_json::to_vec(&Envelope {
@@ -124,7 +163,13 @@ mod tests {
     async fn ask(line: &str) -> Response {
         let mut snapshot = Snapshot::new(Settings::for_node("here"));
         snapshot.apply(Event::Synced);
-        let (_publish, world) = watch::channel(snapshot);
+        let (_publish, snapshots) = watch::channel(snapshot);
+        let sources = Sources {
+            snapshots,
+            world: mpsc::channel(1).0,
+            source: Arc::new(|| None),
+            certificates: Arc::new(Vec::new),
+        };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, mut writer) = ours.into_split();
         let asked = async {
@@ -136,7 +181,7 @@ mod tests {
             assert_eq!(envelope.version, VERSION);
             envelope.message
         };
-        let (served, answer) = tokio::join!(serve(theirs, &world), asked);
+        let (served, answer) = tokio::join!(serve(theirs, &sources), asked);
         served.unwrap();
         answer
     }
@@ -149,6 +194,14 @@ mod tests {
         };
         let answer = ask("{\"version\":1,\"message\":{\"policies\":null}}\n").await;
         assert!(matches!(answer, Response::Policies(_)), "{answer:?}");
+        let Response::Status(status) = ask("{\"version\":1,\"message\":\"status\"}\n").await else {
+            panic!("a status is asked for");
+        };
+        assert_eq!(
+            (status.node.as_str(), status.network),
+            ("here", None),
+            "its world is gone"
+        );
         let unknown = "{\"version\":1,\"message\":{\"policies\":{\"pod\":{\"namespace\":\"shop\",\"name\":\"a\"}}}}\n";
         let problem = Problem::UnknownPod {
             pod: crate::model::Key::new("shop", "a"),

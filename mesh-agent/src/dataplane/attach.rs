@@ -44,15 +44,19 @@ pub(super) fn tc(
     attach: TcAttachType,
     pin: &Path,
 ) -> Result<(), Cause> {
-    let tcx = match mode {
-        Mode::Auto => KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE),
-        Mode::Tcx => true,
-        Mode::Clsact => false,
-    };
-    if tcx {
+    if is_tcx(mode) {
         tcx_link(program, ifname, attach, pin)
     } else {
         clsact_filter(program, ifname, attach)
+    }
+}
+
+/// Whether programs are attached as tcx links.
+pub(super) fn is_tcx(mode: Mode) -> bool {
+    match mode {
+        Mode::Auto => KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE),
+        Mode::Tcx => true,
+        Mode::Clsact => false,
     }
 }
 

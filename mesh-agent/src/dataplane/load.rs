@@ -26,7 +26,7 @@ use super::maps::{Mirror, Trie, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
-use super::{Error, Events, bpffs};
+use super::{Error, Events, attached, bpffs};
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
 
@@ -192,6 +192,16 @@ impl Dataplane {
     pub fn attach_pod(&mut self, ifname: &str) -> Result<(), Error> {
         self.attach_tc(PROGRAM_TO_POD, ifname, TcAttachType::Egress)?;
         self.attach_tc(PROGRAM_FROM_POD, ifname, TcAttachType::Ingress)
+    }
+
+    /// Programs that an uplink should have and does not, as far as the kernel tells.
+    pub fn missing_at_uplink(&self, ifname: &str) -> Vec<String> {
+        attached::missing_at_uplink(self.options.mode, ifname)
+    }
+
+    /// As [`Self::missing_at_uplink`], at the host's end of a pod's veth.
+    pub fn missing_at_pod(&self, ifname: &str) -> Vec<String> {
+        attached::missing_at_pod(self.options.mode, ifname)
     }
 
     /// Forgets the links of a pod's veth that is gone.

@@ -1,6 +1,7 @@
 //! EDGE: the kernel's side. The only user of aya, and the only writer of maps and attacher of programs.
 
 pub mod attach;
+mod attached;
 pub mod bpffs;
 mod error;
 mod events;
@@ -10,6 +11,7 @@ mod maps;
 pub mod plan;
 mod policy;
 mod refused;
+pub mod remove;
 mod sys;
 
 pub use error::Error;

@@ -1,8 +1,13 @@
-//! EDGE: the node's own network: sysctls, the delivery of captured packets, routes to other nodes' pods.
+//! EDGE: the node's own network: sysctls, the delivery of captured packets, routes to other nodes' pods, masquerading.
 
+mod masquerade;
 mod netlink;
+mod nftables;
+mod remove;
 mod routes;
 mod sysctl;
 
+pub use masquerade::{Masquerade, masquerade};
 pub use netlink::{Error, Network, Uplink};
+pub use nftables::TABLE;
 pub use routes::{NodeRoute, Via, wanted};

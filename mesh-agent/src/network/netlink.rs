@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use futures_util::TryStreamExt;
 use futures_util::stream::Stream;
 use ipnet::IpNet;
 use mesh_common::names::{MARK_DELIVER, MARK_MASK, ROUTE_TABLE, RULE_DELIVER, RULE_REVERSE};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
@@ -17,11 +19,13 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
+use super::masquerade::Masquerade;
 use super::routes::{NodeRoute, Via};
-use super::sysctl;
+use super::sysctl::Settings;
+use super::{nftables, sysctl};
 
 /// The routing protocol number by which routes of ours are known again after a restart; unassigned elsewhere.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
 
 /// A failure to set up the node's network.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,11 @@ pub enum Error {
     /// A kernel setting cannot be made; the operator runs the agent privileged.
     #[error("kernel setting")]
     Sysctl(#[source] io::Error),
+    /// The table that masquerades cannot be written.
+    #[error(
+        "the nftables table that masquerades pods; it needs a kernel with CONFIG_NF_TABLES_INET and CONFIG_NFT_MASQ"
+    )]
+    Nftables(#[source] io::Error),
     /// No interface has any of the node's addresses.
     #[error(
         "no interface has an address of this node ({0:?}): pass --uplink, or mend status.addresses of the Node"
@@ -64,19 +73,26 @@ pub struct Uplink {
 
 /// The node's network, by netlink.
 pub struct Network {
-    handle: Handle,
+    pub(super) handle: Handle,
+    pub(super) settings: Settings,
+    /// What our nftables table says, as far as this agent knows.
+    masquerade: Option<Masquerade>,
     /// The connection's driver; it ends with this value.
     _driver: JoinSet<()>,
 }
 
 impl Network {
     /// Opens a netlink connection in the calling thread's network namespace.
-    pub fn open() -> Result<Self, Error> {
+    ///
+    /// Kernel settings that it changes are recorded in the state directory.
+    pub fn open(state: &Path) -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         Ok(Self {
             handle,
+            settings: Settings::new(state),
+            masquerade: None,
             _driver: driver,
         })
     }
@@ -147,7 +163,8 @@ impl Network {
 
     /// Makes the node forward, and deliver marked packets to the agent; may be called again.
     pub async fn prepare(&self, uplinks: &[Uplink]) -> Result<(), Error> {
-        sysctl::forward(uplinks.iter().map(|uplink| uplink.name.clone())).map_err(Error::Sysctl)?;
+        let names = uplinks.iter().map(|uplink| uplink.name.clone());
+        self.settings.forward(names).map_err(Error::Sysctl)?;
         self.deliver_marked(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
             .await?;
         if sysctl::has_ipv6() {
@@ -188,6 +205,31 @@ impl Network {
             first = first.and(tolerate(removed, nix::errno::Errno::ESRCH, what));
         }
         first
+    }
+
+    /// Makes our nftables table say what is wanted, or not be there.
+    ///
+    /// Another agent's table is replaced in one transaction; connections that are masqueraded already are so until they
+    /// end. A table that somebody removed is made again.
+    pub async fn sync_masquerade(&mut self, wanted: Option<Masquerade>) -> Result<(), Error> {
+        let held = blocking(nftables::has_table).await;
+        let batch = match (&wanted, held) {
+            (None, Ok(false) | Err(_)) => return Ok(()),
+            (None, Ok(true)) => nftables::removal(),
+            (Some(_), Ok(true)) if self.masquerade == wanted => return Ok(()),
+            (Some(plan), Ok(_)) => nftables::masquerading(plan),
+            (Some(_), Err(error)) => return Err(Error::Nftables(error)),
+        };
+        self.masquerade = None;
+        let committed = blocking(move || nftables::commit(&batch)).await;
+        committed.map_err(Error::Nftables)?;
+        self.masquerade = wanted;
+        Ok(())
+    }
+
+    /// Whether the table that was written last is still there.
+    pub async fn has_masquerade(&self) -> bool {
+        self.masquerade.is_none() || matches!(blocking(nftables::has_table).await, Ok(true))
     }
 
     /// Two rules and a local route, one family: see `DELIVER` and `REVERSE` in `mesh_common::names`.
@@ -268,21 +310,20 @@ impl Network {
 
     async fn routes(&self) -> Result<BTreeSet<NodeRoute>, Error> {
         let mut routes = BTreeSet::new();
-        for any in [
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ] {
+        for family in families() {
             let mut filter = RouteMessage::default();
-            filter.header.address_family = match any {
-                IpAddr::V4(_) => rtnetlink::packet_route::AddressFamily::Inet,
-                IpAddr::V6(_) => rtnetlink::packet_route::AddressFamily::Inet6,
-            };
+            filter.header.address_family = family;
             let messages =
                 collect("listing routes", self.handle.route().get(filter).execute()).await?;
             routes.extend(messages.iter().filter_map(parse));
         }
         Ok(routes)
     }
+}
+
+/// Both families.
+pub(super) fn families() -> [AddressFamily; 2] {
+    [AddressFamily::Inet, AddressFamily::Inet6]
 }
 
 fn message(route: &NodeRoute) -> RouteMessage {
@@ -330,7 +371,15 @@ fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> 
     }
 }
 
-async fn collect<T>(
+/// Runs what waits for the kernel in a thread for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|panic| Err(panic.into()))
+}
+
+pub(super) async fn collect<T>(
     what: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Error> {
@@ -342,7 +391,7 @@ async fn collect<T>(
 }
 
 /// Takes one errno as success.
-fn tolerate(
+pub(super) fn tolerate(
     result: Result<(), rtnetlink::Error>,
     errno: nix::errno::Errno,
     what: impl Fn() -> String,

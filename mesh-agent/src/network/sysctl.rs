@@ -1,49 +1,115 @@
-//! The kernel settings that a node of this network needs.
+//! The kernel settings that a node of this network needs, and what they were before.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Reads or writes one setting of the calling process's network namespace.
-fn path(name: &str) -> PathBuf {
-    PathBuf::from("/proc/sys/net").join(name)
+use serde::{Deserialize, Serialize};
+
+/// Settings of the calling process's network namespace that agents changed, in a file that outlives them.
+#[derive(Debug)]
+pub(super) struct Settings {
+    record: PathBuf,
 }
 
-/// Writes a setting where it does not hold already, so that a read-only `/proc/sys` with the right values is fine.
-///
-/// # Errors
-///
-/// The file and the kernel's answer.
-fn set(name: &str, value: &str) -> io::Result<()> {
-    let path = path(name);
-    if fs::read_to_string(&path).is_ok_and(|present| present.trim() == value) {
-        return Ok(());
+/// A setting that was changed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Changed {
+    /// Its value before the first change.
+    was: String,
+    /// Its value since.
+    is: String,
+}
+
+impl Settings {
+    /// Those that are recorded in a state directory.
+    pub(super) fn new(state: &Path) -> Self {
+        let record = state.join("sysctls.json");
+        Self { record }
     }
-    fs::write(&path, value).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("writing {value} to {}: {error}", path.display()),
-        )
-    })
+
+    /// Makes the node forward packets, for the families it has, without giving up router advertisements on its uplinks.
+    ///
+    /// # Errors
+    ///
+    /// The file and the kernel's answer.
+    pub(super) fn forward(&self, uplinks: impl Iterator<Item = String>) -> io::Result<()> {
+        self.set("ipv4/ip_forward", "1")?;
+        if !has_ipv6() {
+            return Ok(());
+        }
+        for uplink in uplinks {
+            let name = format!("ipv6/conf/{uplink}/accept_ra");
+            // A forwarding kernel ignores advertisements unless told twice (2).
+            if read(&name).is_ok_and(|value| value == "1") {
+                self.set(&name, "2")?;
+            }
+        }
+        self.set("ipv6/conf/all/forwarding", "1")
+    }
+
+    /// Puts back what was changed and is still as we made it; returns the settings' names.
+    pub(super) fn restore(&self) -> io::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for (name, Changed { was, is }) in self.changed()? {
+            // One that somebody changed since, or of an interface that is gone, is none of ours any more.
+            if read(&name).is_ok_and(|value| value == is) {
+                write(&name, &was)?;
+                restored.push(name);
+            }
+        }
+        match fs::remove_file(&self.record) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(restored),
+        }
+    }
+
+    /// Writes a setting where it does not hold already, so that a read-only `/proc/sys` with the right values is fine.
+    fn set(&self, name: &str, value: &str) -> io::Result<()> {
+        let present = read(name);
+        if present.as_ref().is_ok_and(|present| present == value) {
+            return Ok(());
+        }
+        write(name, value)?;
+        let mut changed = self.changed()?;
+        // The first change knows what was before all of them.
+        let was = changed.remove(name).map(|earlier| earlier.was);
+        let was = was.or(present.ok()).unwrap_or_default();
+        let is = value.to_owned();
+        changed.insert(name.to_owned(), Changed { was, is });
+        let fresh = self.record.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec(&changed)?)?;
+        fs::rename(&fresh, &self.record)
+    }
+
+    fn changed(&self) -> io::Result<BTreeMap<String, Changed>> {
+        match fs::read(&self.record) {
+            Ok(record) => Ok(serde_json::from_slice(&record)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Whether the kernel speaks IPv6 in this network namespace.
 pub(super) fn has_ipv6() -> bool {
-    fs::read_to_string(path("ipv6/conf/all/disable_ipv6")).is_ok_and(|value| value.trim() == "0")
+    read("ipv6/conf/all/disable_ipv6").is_ok_and(|value| value == "0")
 }
 
-/// Makes the node forward packets, for the families it has, without giving up router advertisements on its uplinks.
-pub(super) fn forward(uplinks: impl Iterator<Item = String>) -> io::Result<()> {
-    set("ipv4/ip_forward", "1")?;
-    if !has_ipv6() {
-        return Ok(());
-    }
-    for uplink in uplinks {
-        let name = format!("ipv6/conf/{uplink}/accept_ra");
-        // A forwarding kernel ignores advertisements unless told twice (2).
-        if fs::read_to_string(path(&name)).is_ok_and(|value| value.trim() == "1") {
-            set(&name, "2")?;
-        }
-    }
-    set("ipv6/conf/all/forwarding", "1")
+/// A setting of the calling process's network namespace, such as `ipv4/ip_forward`.
+fn path(name: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(name)
+}
+
+fn read(name: &str) -> io::Result<String> {
+    fs::read_to_string(path(name)).map(|value| value.trim().to_owned())
+}
+
+fn write(name: &str, value: &str) -> io::Result<()> {
+    let path = path(name);
+    fs::write(&path, value).map_err(|error| {
+        let what = format!("writing {value} to {}: {error}", path.display());
+        io::Error::new(error.kind(), what)
+    })
 }

@@ -1,0 +1,466 @@
+//! CORE: the messages of a transaction, as bytes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
+
+use super::TABLE;
+use crate::network::masquerade::Masquerade;
+
+/// A transaction: what it says is in force as a whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::network) struct Batch {
+    /// The messages, from `NFNL_MSG_BATCH_BEGIN` to `NFNL_MSG_BATCH_END`.
+    pub(super) bytes: Vec<u8>,
+    /// Number of messages between the two, each of which is acknowledged.
+    pub(super) messages: u32,
+}
+
+/// Makes our table say this and nothing else, whatever it said; and that the agent's traffic is not translated.
+pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
+    let mut batch = Batch::begin();
+    batch.clear_table();
+    batch.message(NEWTABLE, CREATE, |it| it.text(1, TABLE));
+    for family in [V4, V6] {
+        batch.set(&family, &plan.kept);
+    }
+    batch.chain(CHAIN, (POSTROUTING, SOURCE_NAT), "nat");
+    for source in &plan.sources {
+        batch.rule(source);
+    }
+    // What comes in for the agent, and what it answers.
+    for (chain, hook, mark) in [
+        ("captured", PREROUTING, MARK_DELIVER),
+        ("agent", OUTPUT, MARK_AGENT),
+    ] {
+        batch.chain(chain, (hook, RAW), "filter");
+        batch.untrack(chain, mark);
+    }
+    batch.end()
+}
+
+/// Removes our table; fine when there is none.
+pub(in crate::network) fn removal() -> Batch {
+    let mut batch = Batch::begin();
+    batch.clear_table();
+    batch.end()
+}
+
+/// `struct nlmsghdr` and `struct nfgenmsg` of a message, whose length is set when it is whole.
+pub(super) fn header(
+    bytes: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    family: u8,
+    resource: u16,
+) -> usize {
+    let start = bytes.len();
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((REQUEST | flags).to_ne_bytes());
+    // Sequence and port: the kernel knows the socket, and one transaction is under way at a time.
+    bytes.extend([0; 8]);
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
+    start
+}
+
+pub(super) fn set_length(bytes: &mut [u8], start: usize) {
+    let length = u32::try_from(bytes.len() - start).unwrap_or(u32::MAX);
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+impl Batch {
+    fn begin() -> Self {
+        let mut batch = Self {
+            bytes: Vec::new(),
+            messages: 0,
+        };
+        batch.mark(BATCH_BEGIN);
+        batch
+    }
+
+    fn end(mut self) -> Self {
+        self.mark(BATCH_END);
+        self
+    }
+
+    fn mark(&mut self, kind: u16) {
+        let start = header(&mut self.bytes, kind, 0, 0, SUBSYSTEM);
+        set_length(&mut self.bytes, start);
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, write: impl FnOnce(&mut Attributes<'_>)) {
+        let start = header(&mut self.bytes, SUBSYSTEM << 8 | kind, flags | ACK, INET, 0);
+        write(&mut Attributes(&mut self.bytes));
+        set_length(&mut self.bytes, start);
+        self.messages += 1;
+    }
+
+    /// Made first: deleting a table that is not there fails.
+    fn clear_table(&mut self) {
+        self.message(NEWTABLE, CREATE, |it| it.text(1, TABLE));
+        self.message(DELTABLE, 0, |it| it.text(1, TABLE));
+    }
+
+    /// The set of a family, of intervals.
+    fn set(&mut self, family: &Family, nets: &BTreeSet<IpNet>) {
+        self.message(NEWSET, CREATE, |set| {
+            set.text(1, TABLE);
+            set.text(2, family.set);
+            set.word(3, SET_INTERVAL);
+            set.word(4, family.key_type);
+            set.word(5, family.length);
+            set.word(10, family.set_id);
+        });
+        let bounds = family.bounds(nets);
+        for bounds in bounds.chunks(ELEMENTS) {
+            self.message(NEWSETELEM, CREATE, |list| {
+                list.text(1, TABLE);
+                list.text(2, family.set);
+                list.nest(3, |elements| {
+                    for (address, is_end) in bounds {
+                        elements.nest(1, |element| {
+                            if *is_end {
+                                element.word(3, INTERVAL_END);
+                            }
+                            element.value(1, address);
+                        });
+                    }
+                });
+            });
+        }
+    }
+
+    /// A chain at a hook, with its priority.
+    fn chain(&mut self, name: &str, (hook, priority): (u32, i32), kind: &str) {
+        self.message(NEWCHAIN, CREATE, |chain| {
+            chain.text(1, TABLE);
+            chain.text(3, name);
+            chain.nest(4, |it| {
+                it.word(1, hook);
+                it.word(2, priority.cast_unsigned());
+            });
+            chain.text(7, kind);
+        });
+    }
+
+    /// What bears a mark of ours is not tracked, hence not translated: a connection that the agent was given goes where the
+    /// pod wanted it to, whatever kube-proxy would make of it.
+    fn untrack(&mut self, chain: &str, mark: u32) {
+        self.message(NEWRULE, CREATE | APPEND, |rule| {
+            rule.text(1, TABLE);
+            rule.text(2, chain);
+            rule.nest(4, |list| {
+                list.expression("meta", |meta| {
+                    meta.word(1, REGISTER);
+                    meta.word(2, META_MARK);
+                });
+                list.masked(&MARK_MASK.to_ne_bytes());
+                list.equals(&mark.to_ne_bytes());
+                list.expression("notrack", |_| {});
+            });
+        });
+    }
+
+    /// From a network, to none of its family's set: masquerade, with ports that two nodes' kernels do not choose alike.
+    fn rule(&mut self, source: &IpNet) {
+        let family = if source.addr().is_ipv4() { V4 } else { V6 };
+        self.message(NEWRULE, CREATE | APPEND, |rule| {
+            rule.text(1, TABLE);
+            rule.text(2, CHAIN);
+            rule.nest(4, |list| {
+                list.expression("meta", |meta| {
+                    meta.word(1, REGISTER);
+                    meta.word(2, META_NFPROTO);
+                });
+                list.equals(&[family.number]);
+                list.payload(family.source_at, family.length);
+                list.masked(&octets(source.netmask()));
+                list.equals(&octets(source.network()));
+                list.payload(family.source_at + family.length, family.length);
+                list.expression("lookup", |lookup| {
+                    lookup.text(1, family.set);
+                    lookup.word(2, REGISTER);
+                    lookup.word(4, family.set_id);
+                    lookup.word(5, NOT_IN_SET);
+                });
+                list.expression("masq", |masq| masq.word(1, RANDOM_FULLY));
+            });
+        });
+    }
+}
+
+/// What is different in an IP family.
+struct Family {
+    /// `NFPROTO_*`.
+    number: u8,
+    set: &'static str,
+    set_id: u32,
+    /// How `nft` shows the set's elements.
+    key_type: u32,
+    /// Length of an address in bytes.
+    length: u32,
+    /// Where the source address is in the header; the destination follows it.
+    source_at: u32,
+}
+
+const V4: Family = Family {
+    number: 2,
+    set: "kept4",
+    set_id: 4,
+    key_type: 7,
+    length: 4,
+    source_at: 12,
+};
+const V6: Family = Family {
+    number: 10,
+    set: "kept6",
+    set_id: 6,
+    key_type: 8,
+    length: 16,
+    source_at: 8,
+};
+
+impl Family {
+    /// The first addresses of intervals, and (`true`) of what follows them, in order. Intervals that touch are one: the
+    /// kernel refuses those that overlap.
+    fn bounds(&self, nets: &BTreeSet<IpNet>) -> Vec<(Vec<u8>, bool)> {
+        let mut intervals: Vec<(u128, u128)> = Vec::new();
+        let mine = nets
+            .iter()
+            .filter(|net| net.addr().is_ipv4() == (self.length == 4));
+        let mut all: Vec<_> = mine
+            .map(|net| (number(net.network()), number(net.broadcast())))
+            .collect();
+        all.sort_unstable();
+        for (first, last) in all {
+            match intervals.last_mut() {
+                Some((_, before)) if first <= before.saturating_add(1) => {
+                    *before = last.max(*before);
+                }
+                _ => intervals.push((first, last)),
+            }
+        }
+        let skipped = 16 - self.length as usize;
+        let bytes = |number: u128| number.to_be_bytes()[skipped..].to_vec();
+        let highest = u128::MAX >> (8 * skipped);
+        let bounds = intervals.into_iter().flat_map(|(first, last)| {
+            let end = (last < highest).then(|| (bytes(last + 1), true));
+            [Some((bytes(first), false)), end]
+        });
+        bounds.flatten().collect()
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(it) => it.to_bits().into(),
+        IpAddr::V6(it) => it.to_bits(),
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(it) => it.octets().to_vec(),
+        IpAddr::V6(it) => it.octets().to_vec(),
+    }
+}
+
+/// Netlink attributes that are being written; numbers are big-endian, as netfilter has them.
+pub(super) struct Attributes<'a>(pub(super) &'a mut Vec<u8>);
+
+impl Attributes<'_> {
+    fn write(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
+        let start = self.0.len();
+        self.0.extend([0; 2]);
+        self.0.extend(kind.to_ne_bytes());
+        write(&mut Attributes(self.0));
+        let length =
+            u16::try_from(self.0.len() - start).expect("an attribute of ours has less than 64 KiB");
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
+        self.write(kind | NESTED, write);
+    }
+
+    pub(super) fn text(&mut self, kind: u16, text: &str) {
+        self.write(kind, |it| {
+            it.0.extend(text.as_bytes());
+            it.0.push(0);
+        });
+    }
+
+    fn word(&mut self, kind: u16, word: u32) {
+        self.write(kind, |it| it.0.extend(word.to_be_bytes()));
+    }
+
+    /// A `NFTA_DATA_VALUE` inside an attribute.
+    fn value(&mut self, kind: u16, value: &[u8]) {
+        self.nest(kind, |it| it.write(1, |it| it.0.extend(value)));
+    }
+
+    fn expression(&mut self, name: &str, write: impl FnOnce(&mut Attributes<'_>)) {
+        self.nest(1, |it| {
+            it.text(1, name);
+            it.nest(2, write);
+        });
+    }
+
+    /// Bytes of the network header into the register.
+    fn payload(&mut self, offset: u32, length: u32) {
+        self.expression("payload", |it| {
+            it.word(1, REGISTER);
+            it.word(2, NETWORK_HEADER);
+            it.word(3, offset);
+            it.word(4, length);
+        });
+    }
+
+    /// Takes the bits of a mask from the register.
+    fn masked(&mut self, mask: &[u8]) {
+        self.expression("bitwise", |it| {
+            it.word(1, REGISTER);
+            it.word(2, REGISTER);
+            it.word(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+            it.value(4, mask);
+            it.value(5, &vec![0; mask.len()]);
+        });
+    }
+
+    /// Goes on only if the register has this value.
+    fn equals(&mut self, value: &[u8]) {
+        self.expression("cmp", |it| {
+            it.word(1, REGISTER);
+            it.word(2, EQUAL);
+            it.value(3, value);
+        });
+    }
+}
+
+/// Name of our chain.
+const CHAIN: &str = "postrouting";
+/// Elements in one message; an attribute has at most 64 KiB.
+const ELEMENTS: usize = 1000;
+
+// Of `linux/netlink.h` and `linux/netfilter/nfnetlink.h`.
+pub(super) const REQUEST: u16 = 1;
+pub(super) const ACK: u16 = 4;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+const NESTED: u16 = 0x8000;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+pub(super) const SUBSYSTEM: u16 = 10;
+
+// Of `linux/netfilter/nf_tables.h` and `linux/netfilter.h`.
+pub(super) const INET: u8 = 1;
+const NEWTABLE: u16 = 0;
+pub(super) const GETTABLE: u16 = 1;
+const DELTABLE: u16 = 2;
+const NEWCHAIN: u16 = 3;
+const NEWRULE: u16 = 6;
+const NEWSET: u16 = 9;
+const NEWSETELEM: u16 = 12;
+const SET_INTERVAL: u32 = 4;
+const INTERVAL_END: u32 = 1;
+const REGISTER: u32 = 1;
+const META_MARK: u32 = 3;
+const META_NFPROTO: u32 = 15;
+const NETWORK_HEADER: u32 = 1;
+const EQUAL: u32 = 0;
+const NOT_IN_SET: u32 = 1;
+const PREROUTING: u32 = 0;
+const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
+const RAW: i32 = -300;
+const SOURCE_NAT: i32 = 100;
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: concurrent connections do not race for one port.
+const RANDOM_FULLY: u32 = 0x10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(family: &Family, nets: &[&str]) -> Vec<(IpAddr, bool)> {
+        let nets = nets.iter().map(|net| net.parse().unwrap()).collect();
+        let address = |bytes: Vec<u8>| match <[u8; 4]>::try_from(&bytes[..]) {
+            Ok(v4) => IpAddr::from(v4),
+            Err(_) => IpAddr::from(<[u8; 16]>::try_from(&bytes[..]).unwrap()),
+        };
+        family
+            .bounds(&nets)
+            .into_iter()
+            .map(|(bytes, end)| (address(bytes), end))
+            .collect()
+    }
+
+    #[test]
+    fn intervals_that_touch_or_overlap_are_one() {
+        let of = |nets: &[&str]| {
+            let list = bounds(&V4, nets);
+            list.iter()
+                .map(|(address, end)| format!("{}{address}", if *end { "-" } else { "" }))
+                .collect::<Vec<_>>()
+        };
+        let apart = of(&["10.0.1.0/24", "10.0.3.0/24", "fd00::/64"]);
+        assert_eq!(apart, ["10.0.1.0", "-10.0.2.0", "10.0.3.0", "-10.0.4.0"]);
+        assert_eq!(
+            of(&["10.0.1.0/24", "10.0.2.0/24"]),
+            ["10.0.1.0", "-10.0.3.0"]
+        );
+        assert_eq!(
+            of(&["10.0.0.0/8", "10.1.0.0/16", "10.0.0.1/32"]),
+            ["10.0.0.0", "-11.0.0.0"]
+        );
+        assert_eq!(
+            of(&["240.0.0.0/4"]),
+            ["240.0.0.0"],
+            "nothing follows the last address"
+        );
+        assert_eq!(of(&["0.0.0.0/0"]), ["0.0.0.0"]);
+        assert_eq!(
+            bounds(&V6, &["ff00::/8"]),
+            [("ff00::".parse().unwrap(), false)]
+        );
+        assert_eq!(
+            bounds(&V6, &["fd00::/64"])[1],
+            ("fd00:0:0:1::".parse().unwrap(), true)
+        );
+    }
+
+    #[test]
+    fn messages_are_whole() {
+        let kept = (0..=255)
+            .flat_map(|a| (0..16).map(move |b| format!("10.{a}.{}.0/24", b * 2).parse().unwrap()));
+        let plan = Masquerade {
+            sources: ["10.0.0.0/24", "fd00::/64"]
+                .map(|net| net.parse().unwrap())
+                .into(),
+            kept: kept.collect(),
+        };
+        let Batch { bytes, messages } = masquerading(&plan);
+        let (mut rest, mut kinds) = (&bytes[..], Vec::new());
+        while let Some(length) = rest.first_chunk::<4>() {
+            let length = u32::from_ne_bytes(*length) as usize;
+            assert_eq!(length % 4, 0);
+            kinds.push(u16::from_ne_bytes([rest[4], rest[5]]) & 0xff);
+            rest = &rest[length..];
+        }
+        assert_eq!(kinds.len(), messages as usize + 2);
+        assert_eq!((kinds[0], kinds[kinds.len() - 1]), (BATCH_BEGIN, BATCH_END));
+        assert_eq!(
+            kinds[1..4],
+            [NEWTABLE, DELTABLE, NEWTABLE],
+            "replaced in one transaction"
+        );
+        // 4096 intervals of two bounds each.
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWSETELEM).count(), 9);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWCHAIN).count(), 3);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 4);
+    }
+}

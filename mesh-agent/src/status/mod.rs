@@ -1,0 +1,11 @@
+//! CORE: how a node is doing, for whoever operates it.
+
+mod document;
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use document::{
+    Addresses, Certificate, Interface, Node, Pods, Policies, Problem, Source, Status,
+};
+pub use render::render;

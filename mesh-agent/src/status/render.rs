@@ -1,0 +1,96 @@
+//! A status as text, on one screen.
+
+use super::{Node, Problem, Status};
+
+/// Certificates that are named; of more, only their number is told.
+const NAMED: usize = 10;
+
+/// The first line is the conclusion, the last ones are what to do.
+pub fn render(status: &Status) -> String {
+    let Status {
+        node,
+        version,
+        pods,
+        policies,
+        ..
+    } = status;
+    let state = match status.problems.len() {
+        0 => "healthy".to_owned(),
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    };
+    let mut lines = vec![format!("node {node} (mesh-agent {version}): {state}")];
+    if let Some(source) = &status.source {
+        lines.push(format!("source        {}: {}", source.name, source.detail));
+    }
+    lines.extend(status.network.iter().flat_map(network));
+    lines.push(format!(
+        "pods          {} wired, {} enrolled, {} strict",
+        pods.wired, pods.enrolled, pods.strict
+    ));
+    lines.push(format!(
+        "policies      {}, {} parts not in force as written",
+        policies.count, policies.not_as_written
+    ));
+    lines.push(format!(
+        "left out      {} objects that cannot be read",
+        status.left_out.len()
+    ));
+    if !status.certificates.is_empty() {
+        lines.push(format!("certificates  {}", status.certificates.len()));
+    }
+    lines.extend(status.certificates.iter().take(NAMED).map(|it| {
+        let until = it.not_after.as_deref().unwrap_or("none yet");
+        format!("              {} until {until}", it.identity)
+    }));
+    lines.extend(
+        status
+            .problems
+            .iter()
+            .map(|Problem { what, remedy }| format!("PROBLEM       {what}; {remedy}")),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn network(it: &Node) -> Vec<String> {
+    let uplinks: Vec<_> = it
+        .uplinks
+        .iter()
+        .map(|uplink| uplink.name.as_str())
+        .collect();
+    let addresses: Vec<_> = it
+        .addresses
+        .iter()
+        .map(|it| format!("{}: {} taken, {} free", it.family, it.taken, it.free))
+        .collect();
+    let interfaces = it.uplinks.len() + it.pods.len();
+    let whole = it
+        .uplinks
+        .iter()
+        .chain(&it.pods)
+        .filter(|it| it.missing.is_empty())
+        .count();
+    let outside = if it.masquerades {
+        "with the node's address"
+    } else {
+        "with their own addresses"
+    };
+    vec![
+        format!(
+            "uplinks       {}; MTU of pods {}",
+            uplinks.join(", "),
+            it.mtu
+        ),
+        format!("programs      attached to {whole} of {interfaces} interfaces"),
+        format!(
+            "kernel        {}",
+            if it.is_behind {
+                "behind the world"
+            } else {
+                "in step with the world"
+            }
+        ),
+        format!("addresses     {}", addresses.join("; ")),
+        format!("outside       pods leave the cluster {outside}"),
+    ]
+}

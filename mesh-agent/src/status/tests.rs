@@ -1,0 +1,92 @@
+//! What is a problem, and what is told of it.
+
+use super::*;
+use crate::model::{Settings, Snapshot};
+
+fn healthy() -> Node {
+    let interface = |name: &str| Interface {
+        name: name.to_owned(),
+        missing: Vec::new(),
+    };
+    Node {
+        uplinks: vec![interface("eth0")],
+        pods: vec![interface("mesh1")],
+        mtu: 1500,
+        addresses: vec![Addresses {
+            family: "IPv4".to_owned(),
+            taken: 1,
+            free: 252,
+        }],
+        ..Node::default()
+    }
+}
+
+fn status(source: Option<Source>, network: Option<Node>, certificates: Vec<Certificate>) -> Status {
+    let snapshot = Snapshot::new(Settings::for_node("n1"));
+    Status::new(&snapshot, source, network, certificates)
+}
+
+/// Checks that there is one problem, whose text has these words, and that it is printed.
+fn one(status: &Status, words: &[&str]) {
+    let [problem] = &status.problems[..] else {
+        panic!("{:?}", status.problems);
+    };
+    for word in words {
+        assert!(problem.what.contains(word), "{word} in {problem:?}");
+    }
+    assert!(!problem.remedy.is_empty());
+    let text = render(status);
+    assert!(
+        text.contains("1 problem") && text.contains(&problem.what),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_healthy_node_has_none() {
+    let status = status(None, Some(healthy()), Vec::new());
+    assert_eq!(status.problems, []);
+    let text = render(&status);
+    assert!(
+        text.starts_with("node n1 (mesh-agent ") && text.contains("healthy"),
+        "{text}"
+    );
+    assert!(text.contains("attached to 2 of 2 interfaces"), "{text}");
+}
+
+#[test]
+fn each_problem_is_told() {
+    one(&status(None, None, Vec::new()), &["stopping"]);
+    let with = |change: fn(&mut Node)| {
+        let mut node = healthy();
+        change(&mut node);
+        status(None, Some(node), Vec::new())
+    };
+    one(
+        &with(|it| it.pods[0].missing = vec!["to_pod".to_owned()]),
+        &["mesh1", "to_pod"],
+    );
+    one(&with(|it| it.addresses[0].free = 0), &["IPv4"]);
+    let behind = with(|it| (it.is_behind, it.failures) = (true, 3));
+    one(&behind, &["behind", "3"]);
+    let source = Source {
+        name: "kubernetes".to_owned(),
+        is_current: false,
+        detail: "no answer since noon".to_owned(),
+    };
+    one(
+        &status(Some(source), Some(healthy()), Vec::new()),
+        &["kubernetes", "noon"],
+    );
+    let mut certificate = Certificate {
+        identity: "spiffe://x".to_owned(),
+        not_after: Some("2030-01-01T00:00:00Z".to_owned()),
+        error: None,
+    };
+    let of = |it: &Certificate| status(None, Some(healthy()), vec![it.clone()]);
+    assert_eq!(of(&certificate).problems, []);
+    certificate.error = Some("refused".to_owned());
+    one(&of(&certificate), &["spiffe://x", "refused"]);
+    (certificate.error, certificate.not_after) = (None, None);
+    one(&of(&certificate), &["spiffe://x", "yet"]);
+}

@@ -1,0 +1,165 @@
+//! What `deploy/` applies: every object is of the type that it says, and every command line is one that we understand.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use mesh_agent::args::Cli;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_yaml_ng::Value;
+
+const DIRECTORIES: [&str; 3] = ["base", "crds", "uninstall"];
+
+#[test]
+fn every_object_is_of_its_type() {
+    let all = all();
+    assert!(all.len() > 10, "{}", all.len());
+    for object in &all {
+        pod(object);
+    }
+}
+
+#[test]
+fn every_command_line_is_understood() {
+    let mut containers: Vec<_> = pods().into_iter().flat_map(containers).collect();
+    // The authority and its flags are a change of their own, which these manifests are ahead of.
+    if Cli::command().find_subcommand("ca").is_none() {
+        containers.retain(|it| it.name != "agent" && it.name != "ca");
+    }
+    assert!(containers.len() >= 3, "{}", containers.len());
+    for container in containers {
+        let mut words = vec!["mesh-agent".to_owned()];
+        words.extend(container.args.unwrap_or_default());
+        // What the environment says of a pod is a name; the flag stands for it here.
+        for variable in container.env.unwrap_or_default() {
+            words.push(format!("{}=x", flag(&words[1], &variable.name)));
+        }
+        if let Err(error) = Cli::try_parse_from(&words) {
+            panic!("{}: {error}", container.name);
+        }
+    }
+}
+
+#[test]
+fn every_mount_has_its_volume() {
+    for pod in pods() {
+        let volumes = pod.volumes.iter().flatten();
+        let volumes: Vec<_> = volumes.map(|volume| volume.name.clone()).collect();
+        let mounts = containers(pod)
+            .into_iter()
+            .filter_map(|it| it.volume_mounts);
+        for mount in mounts.flatten() {
+            assert!(
+                volumes.contains(&mount.name),
+                "{} in {volumes:?}",
+                mount.name
+            );
+        }
+    }
+}
+
+fn all() -> Vec<Value> {
+    DIRECTORIES.iter().flat_map(|it| objects(it)).collect()
+}
+
+fn pods() -> Vec<PodSpec> {
+    all().iter().filter_map(pod).collect()
+}
+
+fn containers(pod: PodSpec) -> Vec<Container> {
+    let first = pod.init_containers.into_iter().flatten();
+    first.chain(pod.containers).collect()
+}
+
+/// The objects of a directory, by the files that its kustomization names, which must be all that there are.
+fn objects(name: &str) -> Vec<Value> {
+    let directory: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let directory = directory.join(name);
+    let read = |file: &str| fs::read_to_string(directory.join(file)).expect(file);
+    let kustomization: Value = serde_yaml_ng::from_str(&read("kustomization.yaml")).unwrap();
+    let listed = kustomization["resources"].as_sequence().unwrap();
+    let listed: Vec<&str> = listed.iter().map(|it| it.as_str().unwrap()).collect();
+    for entry in fs::read_dir(&directory).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let is_applied = file == "kustomization.yaml" || listed.contains(&file.as_str());
+        assert!(is_applied, "{name}/{file} is not applied");
+    }
+    let documents = |text: String| {
+        let documents = serde_yaml_ng::Deserializer::from_str(&text);
+        let values = documents.map(|it| Value::deserialize(it).unwrap());
+        values.collect::<Vec<_>>()
+    };
+    let texts = listed.iter().map(|file| read(file));
+    texts.flat_map(documents).collect()
+}
+
+/// The pod that an object makes, if it makes any.
+fn pod(object: &Value) -> Option<PodSpec> {
+    match object["kind"].as_str().unwrap() {
+        "DaemonSet" => typed::<DaemonSet>(object).spec?.template.spec,
+        "Deployment" => typed::<Deployment>(object).spec?.template.spec,
+        "Namespace" => none(typed::<Namespace>(object)),
+        "Service" => none(typed::<Service>(object)),
+        "ServiceAccount" => none(typed::<ServiceAccount>(object)),
+        "PodDisruptionBudget" => none(typed::<PodDisruptionBudget>(object)),
+        "ClusterRole" => none(typed::<ClusterRole>(object)),
+        "ClusterRoleBinding" => none(typed::<ClusterRoleBinding>(object)),
+        "Role" => none(typed::<Role>(object)),
+        "RoleBinding" => none(typed::<RoleBinding>(object)),
+        "CustomResourceDefinition" => none(typed::<CustomResourceDefinition>(object)),
+        other => panic!("{other}: teach this test the type"),
+    }
+}
+
+fn none<T>(_: T) -> Option<PodSpec> {
+    None
+}
+
+/// Reads an object as its type; a field that the type does not have is a mistake of ours.
+fn typed<T: DeserializeOwned + Serialize>(object: &Value) -> T {
+    let typed: T = serde_yaml_ng::from_value(object.clone()).unwrap();
+    let known = serde_yaml_ng::to_value(&typed).unwrap();
+    let kind = object["kind"].as_str().unwrap_or_default();
+    assert_known(object, &known, kind);
+    typed
+}
+
+/// Fails if `known` lacks a field of `written`.
+fn assert_known(written: &Value, known: &Value, path: &str) {
+    if let (Some(fields), Some(have)) = (written.as_mapping(), known.as_mapping()) {
+        for (key, value) in fields {
+            let path = format!("{path}.{}", key.as_str().unwrap_or_default());
+            let known = have.get(key);
+            assert_known(
+                value,
+                known.unwrap_or_else(|| panic!("{path} is no field")),
+                &path,
+            );
+        }
+    } else if let (Some(items), Some(have)) = (written.as_sequence(), known.as_sequence()) {
+        for (at, (item, known)) in items.iter().zip(have).enumerate() {
+            assert_known(item, known, &format!("{path}[{at}]"));
+        }
+    }
+}
+
+/// The flag that an environment variable stands for.
+fn flag(subcommand: &str, variable: &str) -> String {
+    let cli = Cli::command();
+    let subcommand = cli.find_subcommand(subcommand).expect(subcommand);
+    let mut flags = subcommand.get_arguments();
+    let flag = flags.find(|it| it.get_env().is_some_and(|env| env == variable));
+    let long = flag.and_then(|it| it.get_long());
+    format!(
+        "--{}",
+        long.unwrap_or_else(|| panic!("no flag of {variable}"))
+    )
+}
