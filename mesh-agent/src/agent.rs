@@ -24,12 +24,12 @@ use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
-use crate::cluster::Health;
+use crate::cluster::{Health, Source};
 use crate::cluster::kubernetes::Access;
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
-use crate::install::Installer;
+use crate::install::{Installer, untaint};
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
@@ -94,6 +94,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
+    if config.source == Source::Kubernetes {
+        let node = config.node.clone();
+        let untaint = untaint(access(&config), node, commands.clone(), shutdown.clone());
+        parts.spawn(part(untaint));
+    }
     let (health, how) = config.source.health();
     let sources = sources(&snapshots, &commands, how, certificates.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
@@ -164,13 +169,17 @@ async fn source(
     health: watch::Sender<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let access = match config.kubeconfig {
-        Some(path) => Access::Kubeconfig(path),
-        None => Access::InCluster,
-    };
+    let access = access(&config);
     let source = config.source;
     let told = source.run(access, config.state, events, health, shutdown);
     told.await.context("--source")
+}
+
+fn access(config: &Run) -> Access {
+    match &config.kubeconfig {
+        Some(path) => Access::Kubeconfig(path.clone()),
+        None => Access::InCluster,
+    }
 }
 
 /// Who signs: the authority in a directory, or the cluster's.

@@ -183,7 +183,7 @@ fn read_plugin(named: Option<PathBuf>) -> Result<Vec<u8>, Error> {
 }
 
 /// Whether an ADD could be served, were there an address for it.
-async fn is_ready(world: &mpsc::Sender<Command>) -> bool {
+pub(super) async fn is_ready(world: &mpsc::Sender<Command>) -> bool {
     let (reply, answer) = oneshot::channel();
     if world.send(Command::Status(reply)).await.is_err() {
         return false;

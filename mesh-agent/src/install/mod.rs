@@ -8,10 +8,13 @@ mod conflist;
 mod keep;
 mod place;
 mod portmap;
+mod taint;
 
 pub use conflist::{CONFLIST, shadowing};
 pub use keep::{Error, Installer, Options};
+use keep::is_ready;
 pub use place::place;
+pub use taint::untaint;
 
 /// File name of the plugin, and the `type` by which the configuration names it.
 pub const PLUGIN: &str = "mesh-cni";
