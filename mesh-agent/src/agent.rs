@@ -65,6 +65,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let mut dataplane = Dataplane::load(dataplane::Options {
         bpffs: config.bpffs.clone(),
         mode: config.attach,
+        cgroup: config.cgroup.clone(),
     })?;
     dataplane.attach_node()?;
     let refused = dataplane.events()?;

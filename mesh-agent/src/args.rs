@@ -162,6 +162,12 @@ pub struct Run {
     )]
     pub attach: Mode,
 
+    /// Control group (v2) that holds the pods' processes [default: the root of the tree that is mounted]
+    ///
+    /// There, `connect` is answered with EPERM for what policy refuses. In a container it is the host's tree, mounted.
+    #[arg(long, env = "MESH_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
     /// Seconds that open connections are given to end when the agent is told to stop.
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain_deadline: Duration,

@@ -13,6 +13,7 @@ pub mod hbone;
 pub mod inspect;
 pub mod ipam;
 pub mod model;
+pub mod netns;
 pub mod network;
 pub mod pki;
 pub mod policy;

@@ -114,10 +114,13 @@ fn verdict(
     let (src, dst): (IpAddr, IpAddr) = (event.src.into(), event.dst.into());
     let [source, destination] = [src, dst].map(|ip| snapshot.workload_by_addr(ip));
     let node = snapshot.node(&snapshot.settings().node);
-    // Only the short cut is judged at both ends where the packet leaves, and it proves the identity.
+    // Only the short cut is judged at both ends where the packet leaves, and it proves the identity. Flows to services are
+    // judged by the pod that opens them where they arrive.
     let (directions, proved): (&[_], _) = match hook {
-        Hook::FromPod => (&[Direction::Egress, Direction::Ingress], true),
-        Hook::ToPod | Hook::FromNet => (&[Direction::Ingress], false),
+        Hook::FromPod | Hook::Connect => (&[Direction::Egress, Direction::Ingress], true),
+        Hook::ToPod => (&[Direction::Ingress, Direction::Egress], false),
+        Hook::ToNet | Hook::ToNode => (&[Direction::Egress], false),
+        Hook::FromNet => (&[Direction::Ingress], false),
     };
     let identity = source
         .filter(|it| proved && it.enrolled)

@@ -24,6 +24,7 @@ use crate::dataplane::plan::{Interface, Interfaces};
 use crate::dataplane::{self, Dataplane};
 use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
+use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
 
@@ -615,6 +616,9 @@ fn interface(record: &Record, index: u32) -> Interface {
         mac: record.mac,
         addresses: record.addresses.clone(),
         netns: PathBuf::from(&record.netns),
+        netns_cookie: netns::cookie(record.netns.as_ref())
+            .inspect_err(|error| debug!(error = error as &dyn std::error::Error, "no cookie"))
+            .ok(),
     }
 }
 

@@ -22,7 +22,7 @@ pub mod verdict;
 /// Version of every type in [`maps`] and of the map set in [`names`]; kept in the `CONFIG` map.
 ///
 /// Bump it whenever one of them changes: an agent refuses pinned maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The HBONE port: inbound tunnels of an enrolled pod arrive on `<pod address>:15008`.
 pub const HBONE_PORT: u16 = 15008;

@@ -122,6 +122,9 @@ pub enum Opener {
     Peer = 2,
     /// A process in the node's own network namespace: ingress policy knows it by [`CLASS_NODE`].
     Node = 3,
+    /// The pod whose entry it is, to a service: egress policy judges the flow that it is translated to, which has an entry
+    /// of its own.
+    PodToService = 4,
 }
 
 /// `CLASSES`: what follows the prefix length in the key of an LPM trie; the value is the class, a `u32`.

@@ -6,17 +6,24 @@ pub const PROGRAM_FROM_POD: &str = "from_pod";
 pub const PROGRAM_TO_POD: &str = "to_pod";
 /// TC ingress at an uplink.
 pub const PROGRAM_FROM_NET: &str = "from_net";
+/// TC egress at an uplink.
+pub const PROGRAM_TO_NET: &str = "to_net";
 /// `sk_lookup` in the node's network namespace.
 pub const PROGRAM_LISTEN: &str = "listen";
+/// `sk_lookup` there as well, behind [`PROGRAM_LISTEN`].
+pub const PROGRAM_TO_NODE: &str = "to_node";
+/// The programs at the hooks of a cgroup's sockets, each named as its hook.
+pub const PROGRAMS_CONNECT: [&str; 2] = ["connect4", "connect6"];
 
 /// Every map, as it is named in the object and under the pin directory.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 13] = [
     MAP_CLASSES,
     MAP_CONFIG,
     MAP_COUNTERS,
     MAP_EVENTS,
     MAP_FLOWS,
     MAP_LISTENERS,
+    MAP_NAMESPACES,
     MAP_PLAIN_FLOWS,
     MAP_PODS,
     MAP_POD_CIDRS,
@@ -40,6 +47,8 @@ pub const MAP_PLAIN_FLOWS: &str = "PLAIN_FLOWS";
 pub const MAP_POD_CIDRS: &str = "POD_CIDRS";
 /// [`crate::maps::Slot`] -> listening socket.
 pub const MAP_LISTENERS: &str = "LISTENERS";
+/// Cookie of a pod's network namespace, a `u64` -> interface index of its veth.
+pub const MAP_NAMESPACES: &str = "NAMESPACES";
 /// Interface index -> [`crate::maps::Pod`].
 pub const MAP_PODS: &str = "PODS";
 /// [`crate::maps::PolicyKey`] -> [`crate::maps::PolicyEntry`], LPM.
@@ -55,6 +64,10 @@ pub const MARK_MASK: u32 = 0x0f00_0000;
 pub const MARK_DELIVER: u32 = 0x0d00_0000;
 /// Mark of packets that the agent sends: `to_pod` knows them as judged.
 pub const MARK_AGENT: u32 = 0x0e00_0000;
+/// Mark of resets that a program built: nothing judges them.
+pub const MARK_ANSWER: u32 = 0x0c00_0000;
+/// Mark of packets from a pod under egress policy to a service: judged where they leave the node's stack, translated.
+pub const MARK_SERVICE: u32 = 0x0b00_0000;
 /// The routing table that delivers packets marked [`MARK_DELIVER`].
 pub const ROUTE_TABLE: u32 = 15008;
 /// Priority of the rule that sends [`MARK_DELIVER`] to [`ROUTE_TABLE`].

@@ -69,6 +69,10 @@ fn is_own(pod: &Pod, addr: &Addr) -> bool {
 /// Whether `pod` still allows a recorded flow, whose entry it is.
 #[inline(always)]
 pub fn still_allows<P: Policies>(policies: &P, pod: &Pod, key: &FlowKey, flow: &Flow) -> bool {
+    if flow.opener == Opener::PodToService as u32 {
+        // Judged by what it is translated to.
+        return true;
+    }
     let proved = flow.neighbour != 0;
     let (direction, port) = if flow.opener == Opener::Pod as u32 {
         (Direction::Egress, key.peer_port)
@@ -90,4 +94,27 @@ pub fn still_allows<P: Policies>(policies: &P, pod: &Pod, key: &FlowKey, flow: &
         proved,
         (key.protocol, port),
     )
+}
+
+/// A short-cut flow as the pod at its other end has it recorded, or had. `own`: the address of the pod whose entry it is.
+#[inline(always)]
+pub const fn seen_by_neighbour(key: &FlowKey, flow: &Flow, own: Addr) -> (FlowKey, Flow) {
+    let opener = if flow.opener == Opener::Pod as u32 {
+        Opener::Peer
+    } else {
+        Opener::Pod
+    };
+    let theirs = FlowKey {
+        ifindex: flow.neighbour,
+        peer: own,
+        pod_port: key.peer_port,
+        peer_port: key.pod_port,
+        protocol: key.protocol,
+    };
+    let flow = Flow {
+        neighbour: key.ifindex,
+        opener: opener as u32,
+        revision: flow.revision,
+    };
+    (theirs, flow)
 }

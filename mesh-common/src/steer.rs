@@ -13,11 +13,14 @@ use crate::HBONE_PORT;
 use crate::addr::{Addr, Port};
 use crate::maps::{Direction, Flow, FlowKey, Opener, Pod, Slot, Workload, flags};
 use crate::packet::{Kind, Packet};
-use crate::policy::{Peer, Policies, allows, still_allows};
+use crate::policy::{Peer, Policies, allows, seen_by_neighbour, still_allows};
 use crate::verdict::Outcome;
 
 /// The HBONE port as packets carry it.
 const HBONE: Port = Port::new(HBONE_PORT);
+
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
 
 /// Pods with one of these are judged by a policy set.
 const JUDGED: u32 = flags::INGRESS | flags::EGRESS;
@@ -45,7 +48,7 @@ pub trait World: Policies {
 pub struct Steer {
     /// What to do.
     pub verb: Verb,
-    /// The interface index, [`Slot`] or [`Outcome`] that the verb names, otherwise 0.
+    /// The interface index, [`Slot`], [`Outcome`] or [`Opener`] that the verb names, otherwise 0.
     pub argument: u32,
 }
 
@@ -53,11 +56,12 @@ pub struct Steer {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Leave it to the node's stack.
+    /// Leave it to the node's stack; with [`Opener::PodToService`] told, to be judged where it leaves that.
     Pass,
-    /// The first packet of a flow: record it as one through the node's stack, with the [`Opener`] told, then pass.
+    /// The first packet of a flow: record it as one through the node's stack, with the [`Opener`] told, then as
+    /// [`Verb::Pass`].
     PassNew,
-    /// The flow was judged again: record the revision, then pass.
+    /// The flow was judged again: record the revision, then as [`Verb::Pass`].
     PassRenew,
     /// The first packet of a connection by the agent: forget what stands recorded for the flow, then pass.
     PassAgent,
@@ -159,16 +163,65 @@ pub fn from_pod<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -
 #[inline(always)]
 fn from_pod_datagram<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
     let key = packet.flow_of_source(ifindex);
-    match standing(world, pod, &key, world.flow(&key)) {
-        Standing::Current => Steer::to(Verb::Pass),
-        Standing::Renewed => Steer::to(Verb::PassRenew),
+    let flow = world.flow(&key);
+    let service = to_service(flow);
+    match standing(world, pod, &key, flow) {
+        Standing::Current => Steer::with(Verb::Pass, service),
+        Standing::Renewed => Steer::with(Verb::PassRenew, service),
         Standing::Unknown | Standing::Refused => {
-            if allows_egress(world, pod, packet) {
+            if is_for_translation(world, pod, &packet.dst) {
+                Steer::with(Verb::PassNew, Opener::PodToService as u32)
+            } else if allows_egress(world, pod, packet) {
                 Steer::with(Verb::PassNew, Opener::Pod as u32)
             } else {
                 Steer::drop(Outcome::Policy)
             }
         }
+    }
+}
+
+/// [`Opener::PodToService`] if that is what a record says, otherwise 0.
+#[inline(always)]
+fn to_service(flow: Option<&Flow>) -> u32 {
+    match flow {
+        Some(flow) if flow.opener == Opener::PodToService as u32 => flow.opener,
+        _ => 0,
+    }
+}
+
+/// Whether egress policy has to wait for the endpoint that the node's stack chooses.
+#[inline(always)]
+fn is_for_translation<W: World>(world: &W, pod: &Pod, dst: &Addr) -> bool {
+    pod.flags & flags::EGRESS != 0 && world.is_service(dst)
+}
+
+/// Judges a packet to a service once it is translated, where it leaves the node's stack: by the egress policy of the pod
+/// at `ifindex` that sent it.
+///
+/// Only packets that [`from_pod`] has put off are asked about.
+#[inline(always)]
+pub fn translated<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> Steer {
+    let key = packet.flow_of_source(ifindex);
+    match world.flow(&key) {
+        // Nothing translated it: the service's own address is judged, each time.
+        Some(flow) if flow.opener == Opener::PodToService as u32 => {
+            if allows_egress(world, pod, packet) {
+                return Steer::to(Verb::Pass);
+            }
+        }
+        flow => match standing(world, pod, &key, flow) {
+            Standing::Current => return Steer::to(Verb::Pass),
+            Standing::Renewed => return Steer::to(Verb::PassRenew),
+            Standing::Unknown if allows_egress(world, pod, packet) => {
+                return Steer::with(Verb::PassNew, Opener::Pod as u32);
+            }
+            Standing::Unknown | Standing::Refused => {}
+        },
+    }
+    if packet.protocol == TCP {
+        Steer::reset(Outcome::Policy)
+    } else {
+        Steer::drop(Outcome::Policy)
     }
 }
 
@@ -227,6 +280,9 @@ fn from_pod_opening<W: World>(world: &W, pod: &Pod, packet: &Packet) -> Steer {
         // A pod that speaks HBONE itself, such as a waypoint; policy is about what the tunnel carries.
         return Steer::with(Verb::Capture, Slot::Inbound as u32);
     }
+    if !known && is_for_translation(world, pod, &packet.dst) {
+        return Steer::with(Verb::PassNew, Opener::PodToService as u32);
+    }
     if !allows_egress(world, pod, packet) {
         return Steer::reset(Outcome::Policy);
     }
@@ -266,7 +322,7 @@ fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &P
         // A record of a neighbour that is gone is none.
         && (flow.neighbour == 0 || flow.neighbour == here)
     {
-        return from_pod_recorded(world, pod, packet, &key, flow);
+        return from_pod_recorded(world, pod, &key, flow);
     }
     if sockets {
         // The record was evicted; between two enrolled pods of this node there is only one way, and without policy nothing
@@ -287,17 +343,11 @@ fn from_pod_established<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &P
 }
 
 #[inline(always)]
-fn from_pod_recorded<W: World>(
-    world: &W,
-    pod: &Pod,
-    packet: &Packet,
-    key: &FlowKey,
-    flow: &Flow,
-) -> Steer {
+fn from_pod_recorded<W: World>(world: &W, pod: &Pod, key: &FlowKey, flow: &Flow) -> Steer {
     let neighbour = flow.neighbour;
     if flow.revision == world.revision() {
         return if neighbour == 0 {
-            Steer::to(Verb::Pass)
+            Steer::with(Verb::Pass, to_service(Some(flow)))
         } else {
             Steer::with(Verb::Local, neighbour)
         };
@@ -306,25 +356,29 @@ fn from_pod_recorded<W: World>(
         return Steer::reset(Outcome::Policy);
     }
     if neighbour == 0 {
-        Steer::to(Verb::PassRenew)
-    } else if neighbour_still_allows(world, neighbour, packet) {
+        Steer::with(Verb::PassRenew, to_service(Some(flow)))
+    } else if neighbour_still_allows(world, pod, key, flow) {
         Steer::with(Verb::LocalRenew, neighbour)
     } else {
         Steer::reset(Outcome::Policy)
     }
 }
 
-/// Whether the pod at the other end of a short-cut flow still allows it; without a record of its own it is asked nothing.
+/// Whether the pod at the other end of a short-cut flow of `pod` still allows it.
+///
+/// Its own record is not asked: it may have been evicted, and says the same.
 #[inline(always)]
-fn neighbour_still_allows<W: World>(world: &W, ifindex: u32, packet: &Packet) -> bool {
-    let Some(neighbour) = world.pod(ifindex) else {
+fn neighbour_still_allows<W: World>(world: &W, pod: &Pod, key: &FlowKey, flow: &Flow) -> bool {
+    let Some(neighbour) = world.pod(flow.neighbour) else {
         return false;
     };
-    let key = packet.flow_of_destination(ifindex);
-    match world.flow(&key) {
-        Some(flow) => still_allows(world, neighbour, &key, flow),
-        None => true,
-    }
+    let own = if key.peer.is_v4() {
+        pod.addr4
+    } else {
+        pod.addr6
+    };
+    let (key, flow) = seen_by_neighbour(key, flow, own);
+    still_allows(world, neighbour, &key, &flow)
 }
 
 /// Who sent a packet that is about to reach a pod.
@@ -334,6 +388,8 @@ pub enum Origin {
     Agent,
     /// Another process in the node's network namespace.
     Node,
+    /// The pod itself, through a service that it is an endpoint of.
+    Itself,
     /// Another pod or another machine.
     Forwarded,
 }
@@ -396,7 +452,7 @@ fn to_pod_established<W: World>(
         Standing::Renewed => Steer::to(Verb::PassRenew),
         Standing::Refused => Steer::reset(Outcome::Policy),
         Standing::Unknown if origin == Origin::Node => Steer::to(Verb::Pass),
-        Standing::Unknown => Steer::drop(Outcome::NoFlow),
+        Standing::Unknown => Steer::reset(Outcome::NoFlow),
     }
 }
 
@@ -424,6 +480,10 @@ fn to_pod_datagram<W: World>(
 
 #[inline(always)]
 fn allows_ingress<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origin) -> bool {
+    if origin == Origin::Itself {
+        // Under the node's address, so that its answers go through the node.
+        return true;
+    }
     let peer = if origin == Origin::Node {
         Peer::Node
     } else {
@@ -437,7 +497,7 @@ fn allows_ingress<W: World>(world: &W, pod: &Pod, packet: &Packet, origin: Origi
 const fn opener(origin: Origin) -> u32 {
     match origin {
         Origin::Node => Opener::Node as u32,
-        Origin::Agent | Origin::Forwarded => Opener::Peer as u32,
+        Origin::Agent | Origin::Itself | Origin::Forwarded => Opener::Peer as u32,
     }
 }
 
@@ -469,6 +529,54 @@ pub fn from_net<W: World>(world: &W, packet: &Packet) -> Steer {
         (false, Kind::TcpOpening) => Steer::to(Verb::Pass),
         (false, _) => Steer::to(Verb::SocketOrPass),
     }
+}
+
+/// Judges a TCP connection that a process in `pod` is about to open: [`Outcome::Pass`], or what the packet hooks are sure
+/// to refuse it for.
+///
+/// Only destinations that are pods are judged: a pod may have devices of its own, and what goes that way is not ours.
+#[inline(always)]
+pub fn connect<W: World>(world: &W, pod: &Pod, dst: &Addr, port: Port) -> Outcome {
+    const MESHED: u32 = flags::ENROLLED | flags::LOCAL;
+    const STRICT: u32 = flags::ENROLLED | flags::STRICT;
+    let (known, peer, ifindex) = peer_of(world, dst);
+    // HBONE is about what a tunnel carries.
+    if !known || port == HBONE && (pod.flags | peer) & flags::ENROLLED != 0 {
+        return Outcome::Pass;
+    }
+    let to = (TCP, port);
+    if !allows(world, pod, Direction::Egress, &Peer::Addr(dst), false, to) {
+        return Outcome::Policy;
+    }
+    let own = if dst.is_v4() { &pod.addr4 } else { &pod.addr6 };
+    if peer & flags::LOCAL == 0 || own == dst {
+        return Outcome::Pass;
+    }
+    let Some(neighbour) = world.pod(ifindex) else {
+        return Outcome::Pass;
+    };
+    let proved = pod.flags & peer & MESHED == MESHED;
+    if !proved && neighbour.flags & STRICT == STRICT {
+        return Outcome::Strict;
+    }
+    let from = Peer::Addr(own);
+    if allows(world, neighbour, Direction::Ingress, &from, proved, to) {
+        Outcome::Pass
+    } else {
+        Outcome::Policy
+    }
+}
+
+/// Whether a packet from the pod at `ifindex` may reach a process of the node (`sk_lookup`): the pod's egress policy
+/// judges what [`from_pod`] saw as a service.
+///
+/// Answers to the node have a record, and are not asked about.
+#[inline(always)]
+pub fn to_node<W: World>(world: &W, ifindex: u32, pod: &Pod, packet: &Packet) -> bool {
+    pod.flags & flags::EGRESS == 0
+        || (packet.src != pod.addr4 && packet.src != pod.addr6)
+        || world.flow(&packet.flow_of_source(ifindex)).is_some()
+        || allows_egress(world, pod, packet)
 }
 
 /// Picks the listener for a connection attempt whose tuple is in TIME_WAIT at the agent (`sk_lookup`).

@@ -32,6 +32,12 @@ named! {
         ToPod = "to_pod",
         /// TC ingress at an uplink: the packet reaches the node.
         FromNet = "from_net",
+        /// TC egress at an uplink: the packet leaves the node.
+        ToNet = "to_net",
+        /// `sk_lookup`: a packet from a pod is about to reach a process of the node.
+        ToNode = "to_node",
+        /// Cgroup `connect`: a process in a pod is about to open a TCP connection.
+        Connect = "connect",
     }
 }
 

@@ -9,17 +9,18 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::{
-    BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_SHOT, bpf_sock,
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_SHOT,
+    bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::{
-    bpf_map_lookup_elem, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_assign,
+    bpf_get_netns_cookie, bpf_map_lookup_elem, bpf_redirect, bpf_redirect_peer, bpf_sk_assign,
     bpf_sk_release, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     bpf_skc_lookup_tcp,
 };
-use aya_ebpf::programs::TcContext;
-use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, TcContext};
+use mesh_common::addr::{Addr, Port};
+use mesh_common::names::{MARK_AGENT, MARK_ANSWER, MARK_DELIVER, MARK_MASK, MARK_SERVICE};
 use mesh_common::packet::{Bytes, Kind, Packet};
 use mesh_common::reset;
 use mesh_common::steer::Origin;
@@ -31,8 +32,7 @@ use crate::maps::LISTENERS;
 /// `sk_state` of a listening socket (`enum` in the kernel's `tcp_states.h`).
 const TCP_LISTEN: u32 = 10;
 
-/// Interface index of the loopback device, in every network namespace.
-const LOOPBACK: u32 = 1;
+const AF_INET6: u32 = 10;
 
 /// A TC return code.
 pub(crate) type Action = i32;
@@ -88,16 +88,43 @@ impl Skb<'_> {
     /// ours off all the same: whoever bears the agent's is the agent, or a reset that a program made.
     #[inline(always)]
     pub(crate) fn origin(&self) -> Origin {
-        // SAFETY: the context is valid for the program's run.
-        let mark = unsafe { (*self.0.skb.skb).mark };
-        if mark & MARK_MASK == MARK_AGENT {
+        let mark = self.our_mark();
+        if mark == MARK_AGENT || mark == MARK_ANSWER {
             return Origin::Agent;
         }
-        if self.ingress_ifindex() == 0 {
+        let ingress = self.ingress_ifindex();
+        if ingress == 0 {
             Origin::Node
+        } else if ingress == self.ifindex() {
+            Origin::Itself
         } else {
             Origin::Forwarded
         }
+    }
+
+    /// Interface of the pod that sent a packet to a service, which egress policy has not judged yet; 0 for any other packet.
+    #[inline(always)]
+    pub(crate) fn unjudged_client(&self) -> u32 {
+        if self.our_mark() == MARK_SERVICE {
+            self.ingress_ifindex()
+        } else {
+            0
+        }
+    }
+
+    /// Whether this is a reset that a program built, on its way in by the device of the one that it speaks for.
+    ///
+    /// A packet that comes out of a pod has no mark: crossing into another network namespace takes it off.
+    #[inline(always)]
+    pub(crate) fn is_answer(&self) -> bool {
+        self.our_mark() == MARK_ANSWER
+    }
+
+    /// Our bits of the mark.
+    #[inline(always)]
+    fn our_mark(&self) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0.skb.skb).mark & MARK_MASK }
     }
 
     /// Interface the packet came in by; 0 when a local socket sent it.
@@ -105,6 +132,12 @@ impl Skb<'_> {
     fn ingress_ifindex(&self) -> u32 {
         // SAFETY: the context is valid for the program's run.
         unsafe { (*self.0.skb.skb).ingress_ifindex }
+    }
+
+    /// Has the packet judged where it leaves the stack.
+    #[inline(always)]
+    pub(crate) fn mark_service(&self) {
+        self.mark(MARK_SERVICE);
     }
 
     /// Takes our bits out of the mark.
@@ -201,6 +234,9 @@ impl Skb<'_> {
     }
 
     /// Turns a TCP segment into a reset of its sender and sends it back; a reset is not answered.
+    ///
+    /// Out of a pod's device it goes back by that device. What was about to leave the stack by a device comes in by it
+    /// instead, as if it had been answered there: so the stack translates it back where it had translated the segment.
     #[inline(always)]
     pub(crate) fn answer_reset(&self, packet: &Packet, hook: Hook) -> Action {
         let skb = self.0.skb.skb;
@@ -220,17 +256,12 @@ impl Skb<'_> {
         if unsafe { bpf_skb_change_tail(skb.cast(), 14 + ip + 20, 0) } != 0 {
             return DROP;
         }
-        let ingress = self.ingress_ifindex();
-        let to_node = matches!(hook, Hook::ToPod) && ingress == 0;
-        // The two addresses of six bytes change places; the loopback device's own is zero.
-        let mut macs = [
+        // The two addresses of six bytes change places.
+        let macs = [
             mid >> 16 | src_high << 16,
             src_high >> 16 | dst_low << 16,
             dst_low >> 16 | mid << 16,
         ];
-        if to_node {
-            macs = [0; 3];
-        }
         let written = self.store(0, &macs)
             && if v6 {
                 self.store(14, &reset::ipv6(packet))
@@ -241,20 +272,13 @@ impl Skb<'_> {
         if !written {
             return DROP;
         }
-        self.mark(MARK_AGENT);
-        let back = if matches!(hook, Hook::FromPod) {
-            // Out by the device it came from.
-            // SAFETY: no pointer is passed.
-            unsafe { bpf_redirect(self.ifindex(), 0) }
-        } else if to_node {
-            // Not in by the pod's device: there, `from_pod` would drop a segment of no flow.
-            // SAFETY: no pointer is passed.
-            unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) }
-        } else {
-            // SAFETY: a null parameter of length 0 is allowed: the kernel finds the neighbour.
-            unsafe { bpf_redirect_neigh(ingress, ptr::null_mut(), 0, 0) }
+        self.mark(MARK_ANSWER);
+        let direction = match hook {
+            Hook::FromPod => 0,
+            _ => u64::from(BPF_F_INGRESS),
         };
-        back as Action
+        // SAFETY: no pointer is passed.
+        (unsafe { bpf_redirect(self.ifindex(), direction) }) as Action
     }
 
     /// Writes words into the packet.
@@ -312,4 +336,131 @@ fn socket_tuple(packet: &Packet) -> (bpf_sock_tuple, u32) {
         dport,
     };
     (tuple, 12)
+}
+
+/// What a process in some network namespace is about to send to.
+pub(crate) struct Destination<'a>(pub(crate) &'a SockAddrContext);
+
+impl Destination<'_> {
+    /// Cookie of the socket's network namespace.
+    #[inline(always)]
+    pub(crate) fn netns_cookie(&self) -> u64 {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { bpf_get_netns_cookie(self.0.sock_addr.cast()) }
+    }
+
+    /// The IPv4 address.
+    #[inline(always)]
+    pub(crate) fn v4(&self) -> Addr {
+        Addr::v4(self.field(|it| &raw const it.user_ip4))
+    }
+
+    /// The IPv6 address, which may be an IPv4 address in IPv6 form.
+    #[inline(always)]
+    pub(crate) fn v6(&self) -> Addr {
+        Addr([
+            self.field(|it| &raw const it.user_ip6[0]),
+            self.field(|it| &raw const it.user_ip6[1]),
+            self.field(|it| &raw const it.user_ip6[2]),
+            self.field(|it| &raw const it.user_ip6[3]),
+        ])
+    }
+
+    /// The port.
+    #[inline(always)]
+    pub(crate) fn port(&self) -> Port {
+        Port(self.field(|it| &raw const it.user_port) as u16)
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> u32 {
+        self.field(|it| &raw const it.protocol)
+    }
+
+    /// One word of the context, read volatile: LLVM otherwise merges neighbours, which the verifier refuses.
+    #[inline(always)]
+    fn field(&self, of: impl FnOnce(&bpf_sock_addr) -> *const u32) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        let context = unsafe { &*self.0.sock_addr };
+        // SAFETY: the pointer is to a field of the context.
+        unsafe { ptr::read_volatile(of(context)) }
+    }
+}
+
+/// The look-up of a socket for a packet that reaches the node.
+pub(crate) struct Lookup<'a>(pub(crate) &'a SkLookupContext);
+
+impl Lookup<'_> {
+    /// Whether the packet is of IPv6.
+    #[inline(always)]
+    pub(crate) fn is_v6(&self) -> bool {
+        self.field(|it| &raw const it.family) == AF_INET6
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> u32 {
+        self.field(|it| &raw const it.protocol)
+    }
+
+    /// The packet's destination.
+    #[inline(always)]
+    pub(crate) fn local(&self) -> Addr {
+        self.addr(|it| &raw const it.local_ip4, |it| &it.local_ip6)
+    }
+
+    /// The packet's destination port.
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> Port {
+        Port::new(self.field(|it| &raw const it.local_port) as u16)
+    }
+
+    /// The packet's source.
+    #[inline(always)]
+    pub(crate) fn remote(&self) -> Addr {
+        self.addr(|it| &raw const it.remote_ip4, |it| &it.remote_ip6)
+    }
+
+    /// The packet's source port.
+    #[inline(always)]
+    pub(crate) fn remote_port(&self) -> Port {
+        // SAFETY: the context is valid for the program's run.
+        let port = unsafe { &raw const (*self.0.lookup).remote_port };
+        // SAFETY: the pointer is to a field of the context.
+        Port(unsafe { ptr::read_volatile(port) })
+    }
+
+    /// Interface that the packet came in by. Needs Linux 5.17.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        self.field(|it| &raw const it.ingress_ifindex)
+    }
+
+    /// An address; the fields of the other family read as zero.
+    #[inline(always)]
+    fn addr(
+        &self,
+        word4: impl Fn(&bpf_sk_lookup) -> *const u32,
+        words6: impl Fn(&bpf_sk_lookup) -> &[u32; 4],
+    ) -> Addr {
+        // Read word by word whatever the family: LLVM would load through a pointer that it selects, or two words at once,
+        // and the verifier refuses both.
+        let words = [
+            self.field(|it| &raw const words6(it)[0]),
+            self.field(|it| &raw const words6(it)[1]),
+            self.field(|it| &raw const words6(it)[2]),
+            self.field(|it| &raw const words6(it)[3]),
+        ];
+        let mapped = Addr::v4(self.field(word4));
+        if self.is_v6() { Addr(words) } else { mapped }
+    }
+
+    #[inline(always)]
+    fn field(&self, of: impl FnOnce(&bpf_sk_lookup) -> *const u32) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        let context = unsafe { &*self.0.lookup };
+        // SAFETY: the pointer is to a field of the context.
+        unsafe { ptr::read_volatile(of(context)) }
+    }
 }

@@ -38,6 +38,8 @@ pub(crate) static POD_CIDRS: LpmTrie<PodCidr, u32> = LpmTrie::pinned(16_384, BPF
 #[map]
 pub(crate) static LISTENERS: SockMap = SockMap::pinned(Slot::COUNT, 0);
 #[map]
+static NAMESPACES: HashMap<u64, u32> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
+#[map]
 pub(crate) static PODS: HashMap<u32, Pod> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static SERVICES: HashMap<Addr, Service> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
@@ -104,6 +106,13 @@ impl World for Maps {
 pub(crate) fn pod(ifindex: u32) -> Option<&'static Pod> {
     // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
     unsafe { PODS.get(ifindex) }
+}
+
+/// Interface of the pod that has a network namespace.
+#[inline(always)]
+pub(crate) fn interface_of(netns_cookie: u64) -> Option<u32> {
+    // SAFETY: the map is not preallocated, so an entry is freed only after an RCU grace period: not while a program runs.
+    unsafe { NAMESPACES.get(netns_cookie) }.copied()
 }
 
 /// [`Config::revision`].

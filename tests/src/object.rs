@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
 use aya::programs::tc::qdisc_add_clsact;
-use aya::programs::{SchedClassifier, SkLookup, TcAttachType, TestRun, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
@@ -72,16 +72,15 @@ impl Object {
             .default_map_pin_directory(directory.path())
             .load(&bytes)
             .context("the kernel refused a map")?;
-        for hook in Hook::ALL {
-            classifier(&mut ebpf, *hook)?
-                .load()
-                .with_context(|| format!("the verifier refused {}", hook.name()))?;
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                Program::SchedClassifier(it) => it.load(),
+                Program::SkLookup(it) => it.load(),
+                Program::CgroupSockAddr(it) => it.load(),
+                _ => bail!("{name} is of a kind that this does not know"),
+            };
+            loaded.with_context(|| format!("the verifier refused {name}"))?;
         }
-        let listen: &mut SkLookup = ebpf
-            .program_mut(names::PROGRAM_LISTEN)
-            .context("no program listen")?
-            .try_into()?;
-        listen.load().context("the verifier refused listen")?;
         Ok(Self {
             ebpf,
             _pins: pins,
@@ -186,7 +185,8 @@ impl Object {
     pub fn attach(&mut self, hook: Hook, device: &str) -> Result<()> {
         let direction = match hook {
             Hook::FromPod | Hook::FromNet => TcAttachType::Ingress,
-            Hook::ToPod => TcAttachType::Egress,
+            Hook::ToPod | Hook::ToNet => TcAttachType::Egress,
+            Hook::ToNode | Hook::Connect => bail!("{} is not at a device", hook.name()),
         };
         // Needed before 6.6; it is there for the second program.
         let _ = qdisc_add_clsact(device);
@@ -197,10 +197,12 @@ impl Object {
     }
 
     /// Runs a program on a packet, in the calling thread's network namespace, which must have the interface.
+    ///
+    /// `client`: interface of the pod that sent it to a service, for `to_net`, otherwise 0.
     pub fn run(
         &mut self,
         hook: Hook,
-        ifindex: u32,
+        (ifindex, client): (u32, u32),
         origin: Origin,
         mark: u32,
         frame: &[u8],
@@ -210,7 +212,9 @@ impl Object {
             context[field * 4..][..4].copy_from_slice(&value.to_ne_bytes());
         };
         let (ingress, mark) = match origin {
+            Origin::Forwarded if client != 0 => (client, mark),
             Origin::Forwarded => (UPLINK, mark),
+            Origin::Itself => (ifindex, mark),
             Origin::Node => (0, mark),
             Origin::Agent => (0, names::MARK_AGENT),
         };

@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 pub enum Reach {
     /// The other end answered.
     Open,
-    /// Refused at once: `ECONNREFUSED`, or `ECONNRESET`.
+    /// Refused at once: `EPERM`, `ECONNREFUSED`, or `ECONNRESET`.
     Refused,
     /// Nothing came in time.
     Silent,
@@ -42,7 +42,8 @@ pub fn tcp(from: &Netns, to: SocketAddr) -> io::Result<Reach> {
     match from.run(|| converse(to)) {
         Ok(()) => Ok(Reach::Open),
         Err(error) => match error.kind() {
-            ErrorKind::ConnectionRefused
+            ErrorKind::PermissionDenied
+            | ErrorKind::ConnectionRefused
             | ErrorKind::ConnectionReset
             | ErrorKind::BrokenPipe
             | ErrorKind::UnexpectedEof

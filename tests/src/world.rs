@@ -304,8 +304,17 @@ impl Table {
     }
 
     /// What the programs do with a frame up to the decision, on the host.
-    pub fn decide(&self, hook: Hook, ifindex: u32, origin: Origin, frame: &[u8]) -> Decision {
-        let pod = self.pods.get(&ifindex);
+    ///
+    /// `client`: interface of the pod that sent it to a service, for `to_net`.
+    pub fn decide(
+        &self,
+        hook: Hook,
+        (ifindex, client): (u32, u32),
+        origin: Origin,
+        frame: &[u8],
+    ) -> Decision {
+        let at = if hook == Hook::ToNet { client } else { ifindex };
+        let pod = self.pods.get(&at);
         if pod.is_none() && hook != Hook::FromNet {
             return Decision::UnknownPod;
         }
@@ -313,6 +322,7 @@ impl Table {
         Decision::Steer(match (hook, pod) {
             (Hook::FromPod, Some(pod)) => steer::from_pod(self, ifindex, pod, &packet),
             (Hook::ToPod, Some(pod)) => steer::to_pod(self, ifindex, pod, &packet, origin),
+            (Hook::ToNet, Some(pod)) => steer::translated(self, client, pod, &packet),
             _ => steer::from_net(self, &packet),
         })
     }

@@ -30,10 +30,11 @@ fn allow_by_principal_and_port() -> Result<()> {
         shop.check("b by principal", |client, port| {
             client.enrolled && client.is("b") && port == 8080
         })?;
-        // Two families and two ports: near b at one port and near a at both by the short cut, four plain clients at both.
+        // Two families and two ports. At their connect(): near b at one port, near a at both, two near plain clients at both;
+        // on arrival: two far plain clients at both.
         lab.node("n2").counters()?.since(&before).assert(&[
-            (Hook::FromPod, Outcome::Policy, Exactly(2 * (1 + 2))),
-            (Hook::ToPod, Outcome::Policy, Exactly(2 * 4 * 2)),
+            (Hook::Connect, Outcome::Policy, Exactly(2 * (1 + 2 + 2 * 2))),
+            (Hook::ToPod, Outcome::Policy, Exactly(2 * 2 * 2)),
         ]);
         shop.authorize(&json!({
             "rules": [{ "from": [{ "source": { "principals": ["*"] } }] }],

@@ -47,7 +47,7 @@ fn a_pod_whose_first_act_is_to_connect() -> Result<()> {
                 }
                 let refused = if wanted == Refused { 2 } else { 0 };
                 let moved = lab.node("n1").counters()?.since(&before);
-                moved.assert(&[(Hook::FromPod, Outcome::Policy, Exactly(refused))]);
+                moved.assert(&[(Hook::Connect, Outcome::Policy, Exactly(refused))]);
                 new.delete()?;
             }
         }

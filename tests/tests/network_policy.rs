@@ -29,20 +29,20 @@ fn only_8080_from_b() -> Result<()> {
         lab.policy(KIND, "shop", "only-8080-from-b", only_8080_from_b_spec())?;
 
         let clients = [&pods.b, &pods.near_b, &pods.c, &pods.near_c];
-        pods.judge("all plain", (Hook::ToPod, 20 + 8))?;
+        pods.judge("all plain", 14, 14)?;
         enrol(&clients)?;
         enrol(&[&pods.web])?;
-        pods.judge("all enrolled", (Hook::FromPod, 10))?;
+        pods.judge("all enrolled", 0, 10)?;
         pods.web.leave()?;
-        pods.judge("all enrolled but the server", (Hook::ToPod, 20))?;
+        pods.judge("all enrolled but the server", 10, 10)?;
         enrol(&[&pods.web])?;
         leave(&clients)?;
-        pods.judge("the server alone enrolled", (Hook::ToPod, 20))?;
+        pods.judge("the server alone enrolled", 10, 10)?;
         pods.web.leave()?;
-        pods.judge("all plain again", (Hook::ToPod, 20 + 8))?;
+        pods.judge("all plain again", 14, 14)?;
         enrol(&clients)?;
         enrol(&[&pods.web])?;
-        pods.judge("all enrolled again", (Hook::FromPod, 10))?;
+        pods.judge("all enrolled again", 0, 10)?;
 
         let log = lab.node("n2").agent().log();
         let told = |line: &&str| {
@@ -218,13 +218,9 @@ fn datagrams_and_echoes() -> Result<()> {
                 let say = |of| format!("{what}: {of} of {} {family:?}", client.name());
                 let wanted = if tcp_open { Open } else { Refused };
                 assert_eq!(tcp(from, to(8080))?, wanted, "{}", say("TCP"));
-                assert_eq!(udp(from, to(9000))?, heard(udp_open[0]), "{}", say("UDP"));
-                assert_eq!(
-                    udp(from, to(9001))?,
-                    heard(udp_open[1]),
-                    "{}",
-                    say("UDP 9001")
-                );
+                for (port, open) in [9000, 9001].into_iter().zip(udp_open) {
+                    assert_eq!(udp(from, to(port))?, heard(open), "{} {port}", say("UDP"));
+                }
                 assert_eq!(ping(from, to(0).ip())?, heard(echo), "{}", say("echo"));
                 // Replies to what the pod itself asks.
                 let web = pods.web.netns();
@@ -255,7 +251,7 @@ fn datagrams_and_echoes() -> Result<()> {
         policy(json!([]))?;
         check("default deny", false, [false, false], false)?;
         let moved = pods.since(&before)?;
-        assert!(moved.of(Hook::ToPod, Outcome::Policy) >= 12, "{moved}");
+        assert!(moved.total(Outcome::Policy) >= 12, "{moved}");
         policy(json!([{ "ports": [{ "port": 9000, "protocol": "UDP" }] }]))?;
         check("one UDP port", false, [true, false], false)?;
         policy(json!([{ "ports": [{ "port": 8080, "protocol": "UDP" }] }]))?;
@@ -352,7 +348,8 @@ impl<'lab> Shop<'lab> {
     ///
     /// Of the 28 attempts that are refused, 8 are to port 15008, which is the mesh's where either end is enrolled; of the
     /// others, 10 come from the other node.
-    fn judge(&self, when: &str, (hook, refused): (Hook, u64)) -> Result<()> {
+    /// `arriving`: connections that the server's node refuses at the server; `setting_out`: at their client on this node.
+    fn judge(&self, when: &str, arriving: u64, setting_out: u64) -> Result<()> {
         let before = self.counters()?;
         for family in Family::BOTH {
             for client in self.clients() {
@@ -370,7 +367,10 @@ impl<'lab> Shop<'lab> {
         }
         let moved = self.since(&before)?;
         println!("{when}:\n{moved}");
-        moved.assert(&[(hook, Outcome::Policy, Exactly(refused))]);
+        moved.assert(&[
+            (Hook::ToPod, Outcome::Policy, Exactly(arriving)),
+            (Hook::Connect, Outcome::Policy, Exactly(setting_out)),
+        ]);
         Ok(())
     }
 

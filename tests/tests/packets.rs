@@ -9,7 +9,7 @@ use std::net::TcpListener;
 
 use anyhow::{Context, Result};
 use mesh_common::maps::{Flow, FlowKey, Opener, Slot};
-use mesh_common::names::{MARK_AGENT, MARK_MASK};
+use mesh_common::names::{MARK_AGENT, MARK_ANSWER, MARK_MASK, MARK_SERVICE};
 use mesh_common::packet::{Bytes, Packet};
 use mesh_common::reset;
 use mesh_common::steer::{Origin, Steer, Verb};
@@ -18,7 +18,7 @@ use mesh_tests::counters::Packets;
 use mesh_tests::frames;
 use mesh_tests::netns::Netns;
 use mesh_tests::object::{Object, action};
-use mesh_tests::vectors::{self, Vector};
+use mesh_tests::vectors::{self, Vector, is_outward};
 use mesh_tests::world::{Decision, HOST_MAC, NO_POD, REVISION, Table, UPLINK, Who, local, plain};
 
 /// A mark with a foreign bit, and with ours as a pod might forge them.
@@ -40,6 +40,30 @@ fn the_object_does_what_the_table_says() -> Result<()> {
     })
 }
 
+/// What a program built is not judged again where it comes in, by whatever device.
+#[test]
+fn an_answer_passes() -> Result<()> {
+    in_namespace("mesh-packets-answer", |object, _| {
+        let vector = vectors::all()
+            .into_iter()
+            .find(|it| it.hook == Hook::FromPod && it.expect == spoofed());
+        let vector = vector.context("a vector with a foreign source")?;
+        let at = (vector.ifindex, 0);
+        for (mark, wanted) in [(MARK_ANSWER, action::OK), (MARK_AGENT, action::SHOT)] {
+            let ran = object.run(vector.hook, at, vector.origin, mark, &vector.frame)?;
+            assert_eq!(ran.action, wanted, "mark {mark:#x}");
+        }
+        Ok(())
+    })
+}
+
+fn spoofed() -> Decision {
+    Decision::Steer(Steer {
+        verb: Verb::Drop,
+        argument: Outcome::Spoofed as u32,
+    })
+}
+
 /// Whatever the bytes, kernel and host agree. The seed is fixed: a failure names a packet that can be added to the table.
 #[test]
 fn the_object_agrees_with_the_host_on_damaged_packets() -> Result<()> {
@@ -55,11 +79,18 @@ fn the_object_agrees_with_the_host_on_damaged_packets() -> Result<()> {
                 continue;
             }
             table.flows.clone_from(&vector.recorded);
-            vector.expect = table.decide(vector.hook, vector.ifindex, vector.origin, &vector.frame);
+            let at = (vector.ifindex, vector.client);
+            vector.expect = table.decide(vector.hook, at, vector.origin, &vector.frame);
             let packet = Packet::parse(vector.frame.as_slice());
-            vector.flow = Some(match vector.hook {
-                Hook::FromPod => packet.flow_of_source(vector.ifindex),
-                Hook::ToPod | Hook::FromNet => packet.flow_of_destination(vector.ifindex),
+            let pod = if vector.client == 0 {
+                vector.ifindex
+            } else {
+                vector.client
+            };
+            vector.flow = Some(if is_outward(vector.hook) {
+                packet.flow_of_source(pod)
+            } else {
+                packet.flow_of_destination(pod)
             });
             vector.name = format!(
                 "round {round}, from: {}, {:02x?}",
@@ -156,9 +187,14 @@ impl Effect {
         let Steer { verb, argument } = steer(vector);
         let unchanged = |outcome, action| Self::unchanged(vector, outcome, action);
         match verb {
-            Verb::Pass | Verb::PassNew | Verb::PassRenew | Verb::PassAgent | Verb::SocketOrPass => {
-                unchanged(Outcome::Pass, action::OK)
+            Verb::Pass | Verb::PassNew | Verb::PassRenew => {
+                let mut effect = unchanged(Outcome::Pass, action::OK)?;
+                if argument == Opener::PodToService as u32 {
+                    effect.mark = MARK_SERVICE;
+                }
+                Ok(effect)
             }
+            Verb::PassAgent | Verb::SocketOrPass => unchanged(Outcome::Pass, action::OK),
             Verb::Local | Verb::LocalNew | Verb::LocalRenew | Verb::SocketOrLocal => {
                 let mut effect = unchanged(Outcome::Local, action::REDIRECT)?;
                 let mut pods = Who::ALL.into_iter();
@@ -174,14 +210,10 @@ impl Effect {
             Verb::Drop => unchanged(outcome(argument)?, action::SHOT),
             Verb::Reset => {
                 let mut effect = unchanged(outcome(argument)?, action::SHOT)?;
-                if let Some(mut answer) = reset_for(&vector.frame) {
-                    if vector.hook == Hook::ToPod && vector.origin == Origin::Node {
-                        // It goes in by the loopback device.
-                        answer[..12].fill(0);
-                    }
+                if let Some(answer) = reset_for(&vector.frame) {
                     effect.action = action::REDIRECT;
                     effect.frame = answer;
-                    effect.mark = MARK_AGENT;
+                    effect.mark = MARK_ANSWER;
                 }
                 Ok(effect)
             }
@@ -267,16 +299,14 @@ fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
     object.set_flows(&table)?;
     let before = object.counters()?;
     // Only what comes from inside can bear a mark of its choice.
-    let forged = vector.hook == Hook::FromPod;
-    let mark = if forged { FORGED } else { 0 };
+    let mark = match vector.hook {
+        Hook::FromPod => FORGED,
+        Hook::ToNet => MARK_SERVICE,
+        _ => 0,
+    };
+    let at = (vector.ifindex, vector.client);
     let ran = object
-        .run(
-            vector.hook,
-            vector.ifindex,
-            vector.origin,
-            mark,
-            &vector.frame,
-        )
+        .run(vector.hook, at, vector.origin, mark, &vector.frame)
         .with_context(|| name.clone())?;
 
     assert_eq!(ran.action, effect.action, "action: {name}");
@@ -290,12 +320,13 @@ fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
     assert_eq!(object.flows(&table)?, effect.flows, "flows: {name}");
     let kept = match (vector.hook, vector.origin) {
         (Hook::FromPod, _) => FORGED & !MARK_MASK,
+        (Hook::ToNet, _) if effect.mark == 0 => MARK_SERVICE,
         (_, Origin::Agent) => MARK_AGENT,
-        (_, Origin::Forwarded | Origin::Node) => 0,
+        (_, Origin::Forwarded | Origin::Itself | Origin::Node) => 0,
     };
     assert_eq!(ran.mark, kept | effect.mark, "mark: {name}");
     assert_eq!(ran.frame, effect.frame, "bytes: {name}");
-    if effect.mark == MARK_AGENT {
+    if effect.mark == MARK_ANSWER {
         frames::assert_checksums(&ran.frame);
     }
     Ok(())

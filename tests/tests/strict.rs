@@ -53,7 +53,12 @@ fn only_the_mesh_gets_in() -> Result<()> {
                 let before = lab.node("n2").counters()?;
                 assert!(pod.is_refused(to), "{} gets in in plaintext", pod.name());
                 let moved = lab.node("n2").counters()?.since(&before);
-                moved.assert(&[(Hook::ToPod, Outcome::Strict, AtLeast(1))]);
+                let hook = if pod.node().name() == "n2" {
+                    Hook::Connect
+                } else {
+                    Hook::ToPod
+                };
+                moved.assert(&[(hook, Outcome::Strict, AtLeast(1))]);
             }
         }
         lab.peer_authentication("shop", "PERMISSIVE")?;

@@ -92,8 +92,9 @@ fn scenario_files() -> Result<Vec<String>> {
 }
 
 /// What the harness, the demo and the independent HBONE peer of the tests run, and the Debian packages that have it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("curl", "curl"),
     ("openssl", "openssl"),
     ("/usr/bin/python3", "python3"),

@@ -1,23 +1,19 @@
 //! Objects as they are written -> objects the agent decides by.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tracing::warn;
 
 pub use super::authorization_policy::authorization_policy;
-use super::crd;
-use super::field::{
-    ADDRESS, CIDR, Invalid, PORT, created, key, name, parse, parse_all, port, protocol,
-};
+use super::field::{ADDRESS, CIDR, Invalid, key, name, parse_all, port, protocol};
 pub use super::network_policy::network_policy;
+pub use super::peer_authentication::peer_authentication;
 pub use super::pod::pod;
 use crate::model::{
-    Endpoint, EndpointPort, EndpointSlice, Hints, Key, MtlsMode, Namespace, Node,
-    PeerAuthentication, Service, ServicePort, TargetPort,
+    Endpoint, EndpointPort, EndpointSlice, Hints, Key, Namespace, Node, Service, ServicePort,
+    TargetPort,
 };
 
 /// Converts a namespace.
@@ -170,40 +166,5 @@ fn hints(it: discovery::EndpointHints) -> Hints {
     Hints {
         zones: zones.map(|it| it.name.into()).collect(),
         nodes: nodes.map(|it| it.name.into()).collect(),
-    }
-}
-
-/// Converts a peer authentication policy; ports with modes of their own are kept, and the log tells that they have no
-/// effect.
-///
-/// # Errors
-/// It has no name, or a port that is none.
-pub fn peer_authentication(it: crd::PeerAuthentication) -> Result<PeerAuthentication, Invalid> {
-    let key = key(&it.metadata)?;
-    let mut ports = BTreeMap::new();
-    for (text, mtls) in &it.spec.port_level_mtls {
-        let number = parse("spec.portLevelMtls", text, PORT)?;
-        ports.insert(number, mode(mtls.mode));
-    }
-    if !ports.is_empty() {
-        warn!(
-            peer_authentication = %key,
-            "portLevelMtls has no effect yet: spec.mtls.mode holds for every port",
-        );
-    }
-    Ok(PeerAuthentication {
-        created: created(it.metadata.creation_timestamp.as_ref()),
-        selector: it.spec.selector.unwrap_or_default().match_labels,
-        mode: mode(it.spec.mtls.unwrap_or_default().mode),
-        ports,
-        key,
-    })
-}
-
-fn mode(it: crd::Mode) -> MtlsMode {
-    match it {
-        crd::Mode::Unset => MtlsMode::Unset,
-        crd::Mode::Disable | crd::Mode::Permissive => MtlsMode::Permissive,
-        crd::Mode::Strict => MtlsMode::Strict,
     }
 }

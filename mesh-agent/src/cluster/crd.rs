@@ -6,29 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// `security.istio.io` `PeerAuthentication`, of every version.
-#[derive(Clone, Debug, Deserialize)]
-pub struct PeerAuthentication {
-    /// Names it.
-    pub metadata: ObjectMeta,
-    /// What it asks for.
-    #[serde(default)]
-    pub spec: PeerAuthenticationSpec,
-}
-
-/// The `spec` of a [`PeerAuthentication`].
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PeerAuthenticationSpec {
-    /// The pods it is about.
-    pub selector: Option<WorkloadSelector>,
-    /// What they accept.
-    pub mtls: Option<MutualTls>,
-    /// What they accept per port.
-    #[serde(default)]
-    pub port_level_mtls: BTreeMap<String, MutualTls>,
-}
-
 /// Selects pods by their labels.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -38,8 +15,9 @@ pub struct WorkloadSelector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// The `mtls` of a [`PeerAuthenticationSpec`].
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// The `mtls` of a peer authentication policy, and what it says of a port.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct MutualTls {
     /// What is accepted.
     #[serde(default)]
@@ -47,7 +25,7 @@ pub struct MutualTls {
 }
 
 /// What is accepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     /// As the next wider policy says.

@@ -11,6 +11,7 @@ pub mod files;
 pub mod health;
 pub mod kubernetes;
 mod network_policy;
+mod peer_authentication;
 mod pod;
 mod resource;
 mod shape;

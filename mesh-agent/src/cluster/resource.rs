@@ -165,8 +165,8 @@ impl Resource {
             Namespace => Object::Namespace(of::<core::Namespace, _>(it, convert::namespace)?),
             Node => Object::Node(of::<core::Node, _>(it, convert::node)?),
             PeerAuthentication => {
-                let convert = convert::peer_authentication;
-                Object::PeerAuthentication(of::<crd::PeerAuthentication, _>(it, convert)?)
+                let convert = |it| convert::peer_authentication(&it);
+                Object::PeerAuthentication(of::<crd::Policy, _>(it, convert)?)
             }
             NetworkPolicy => {
                 let convert = |it| convert::network_policy(&it);

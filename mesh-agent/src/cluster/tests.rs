@@ -264,9 +264,59 @@ fn errors_name_document_field_and_remedy() {
         "{apiVersion: v1, kind: Service, metadata: {name: n}, spec: {ports: [{port: 70000}]}}",
         "document 2, Service, field spec.ports[0].port cannot be used: spec.ports[0].port is \"70000\"; write a port from 1 to 65535",
     );
+}
+
+#[test]
+fn what_is_not_understood_of_a_peer_authentication_accepts_the_mesh_alone() {
+    let check = |spec: &str, mode: MtlsMode, selects: usize, field: &str| {
+        let Object::PeerAuthentication(it) = one(&format!(
+            "{{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{name: n}}, spec: {spec}}}"
+        )) else {
+            panic!("another kind");
+        };
+        assert_eq!((it.mode, it.selector.len()), (mode, selects), "{spec}");
+        let fields: Vec<_> = it.caveats.iter().map(|it| it.field.as_str()).collect();
+        assert_eq!(fields.join(" "), field, "{spec}");
+        assert!(it.caveats.is_empty() || it.ports.is_empty(), "{spec}");
+    };
+    let one = "selector: {matchLabels: {app: a}}";
     check(
-        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: n}, spec: {mtls: {mode: STRIKT}}}",
-        "document 2, PeerAuthentication, field spec.mtls.mode cannot be read: unknown variant `STRIKT`, expected one of",
+        &format!("{{{one}, mtls: {{mode: PERMISSIVE}}}}"),
+        MtlsMode::Permissive,
+        1,
+        "",
+    );
+    check("null", MtlsMode::Unset, 0, "");
+    check("[]", MtlsMode::Strict, 0, "spec");
+    check(
+        &format!("{{{one}, mtls: {{mode: STRIKT}}}}"),
+        MtlsMode::Strict,
+        1,
+        "spec.mtls.mode",
+    );
+    check(
+        &format!("{{{one}, mtl: {{mode: PERMISSIVE}}}}"),
+        MtlsMode::Strict,
+        1,
+        "spec.mtl",
+    );
+    check(
+        &format!("{{{one}, portLevelMtls: {{http: {{mode: STRICT}}}}}}"),
+        MtlsMode::Strict,
+        1,
+        "spec.portLevelMtls",
+    );
+    check(
+        "{portLevelMtls: {80: {mode: LAX}}}",
+        MtlsMode::Strict,
+        0,
+        "spec.portLevelMtls.80.mode",
+    );
+    check(
+        "{selector: {matchLabel: {app: a}}, mtls: {mode: PERMISSIVE}}",
+        MtlsMode::Strict,
+        0,
+        "spec.selector.matchLabel",
     );
 }
 

@@ -8,7 +8,9 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, SchedClassifier, SkLookup, TcAttachType};
+use aya::programs::{
+    CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, SkLookup, TcAttachType,
+};
 use aya::util::KernelVersion;
 use clap::ValueEnum;
 
@@ -107,6 +109,17 @@ pub(super) fn netns(program: &mut SkLookup, pin: &Path) -> Result<(), Cause> {
     let id = program.attach(File::open("/proc/thread-self/ns/net")?)?;
     let link: FdLink = program.take_link(id)?.into();
     // Both programs answer alike while they overlap; removing the old pin detaches the old one.
+    detach(pin)?;
+    link.pin(pin)?;
+    Ok(())
+}
+
+/// Attaches a program to the sockets of a cgroup and all below it, in place of an earlier agent's.
+pub(super) fn cgroup(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> Result<(), Cause> {
+    // Links take no flags, and stand beside those of others.
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    // Both programs answer alike while they overlap.
     detach(pin)?;
     link.pin(pin)?;
     Ok(())

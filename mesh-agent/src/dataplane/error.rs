@@ -63,6 +63,20 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No tree of cgroups is mounted.
+    #[error(
+        "no file system of type cgroup2 is mounted: mount it, or name the pods' cgroup with --cgroup"
+    )]
+    NoCgroup,
+    /// The cgroup cannot be opened.
+    #[error("--cgroup {path}")]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A map cannot be opened, read or written.
     #[error("map {map}")]
     Map {

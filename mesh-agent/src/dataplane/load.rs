@@ -1,22 +1,24 @@
 //! Loads the object, attaches its programs and keeps its maps in step with the world.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, RingBuf, SockMap};
-use aya::programs::{SchedClassifier, SkLookup, TcAttachType};
+use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, FlowKey, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_EVENTS, MAP_LISTENERS, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS,
-    PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_POD,
+    MAP_CONFIG, MAP_EVENTS, MAP_LISTENERS, MAP_NAMESPACES, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES,
+    MAP_WORKLOADS, PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_NET,
+    PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
 };
+use tracing::warn;
 
 use super::attach::{self, Mode, pin_path};
 use super::flows::Flows;
@@ -38,6 +40,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// How TC programs are attached.
     pub mode: Mode,
+    /// The cgroup (v2) that the pods' processes are in, or below; `None` for the root of those that are mounted.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// The loaded programs and their maps.
@@ -48,6 +52,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     listeners: SockMap<MapData>,
     pods: Mirror<u32, Pod>,
+    namespaces: Mirror<u64, u32>,
     workloads: Mirror<Addr, Workload>,
     services: Mirror<Addr, Service>,
     pod_cidrs: Trie<PodCidr, u32>,
@@ -69,7 +74,12 @@ impl Dataplane {
             .default_map_pin_directory(&options.bpffs)
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
-        for program in [PROGRAM_FROM_POD, PROGRAM_TO_POD, PROGRAM_FROM_NET] {
+        for program in [
+            PROGRAM_FROM_POD,
+            PROGRAM_TO_POD,
+            PROGRAM_FROM_NET,
+            PROGRAM_TO_NET,
+        ] {
             let error = |source| Error::Program {
                 program,
                 source: Box::new(source),
@@ -84,6 +94,7 @@ impl Dataplane {
         Ok(Self {
             listeners,
             pods: Mirror::open(&mut ebpf, MAP_PODS)?,
+            namespaces: Mirror::open(&mut ebpf, MAP_NAMESPACES)?,
             workloads: Mirror::open(&mut ebpf, MAP_WORKLOADS)?,
             services: Mirror::open(&mut ebpf, MAP_SERVICES)?,
             pod_cidrs: Trie::open(&mut ebpf, MAP_POD_CIDRS)?,
@@ -105,27 +116,75 @@ impl Dataplane {
         Events::new(ring).map_err(Error::Events)
     }
 
-    /// Attaches the socket look-up program to the node's network namespace.
+    /// Attaches the socket look-up programs to the node's network namespace, and those that answer `connect` to the pods'
+    /// cgroup.
+    ///
+    /// The latter, and what needs a newer kernel, may fail: the log tells what the node goes without.
     pub fn attach_node(&mut self) -> Result<(), Error> {
+        self.attach_lookup(PROGRAM_LISTEN)?;
+        if let Err(error) = self.attach_lookup(PROGRAM_TO_NODE) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "egress policy does not see services whose endpoint is a process of this node (Linux 5.17 is needed)"
+            );
+        }
+        if let Err(error) = self.attach_connect() {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "what policy refuses is reset, connect() does not fail with EPERM; see --cgroup"
+            );
+        }
+        Ok(())
+    }
+
+    fn attach_lookup(&mut self, name: &'static str) -> Result<(), Error> {
         let program: &mut SkLookup = self
             .ebpf
-            .program_mut(PROGRAM_LISTEN)
+            .program_mut(name)
             .and_then(|program| program.try_into().ok())
-            .ok_or(Error::NoProgram(PROGRAM_LISTEN))?;
+            .ok_or(Error::NoProgram(name))?;
         program.load().map_err(|source| Error::Program {
-            program: PROGRAM_LISTEN,
+            program: name,
             source: Box::new(source),
         })?;
-        let pin = pin_path(&self.options.bpffs, PROGRAM_LISTEN, "netns");
+        let pin = pin_path(&self.options.bpffs, name, "netns");
         attach::netns(program, &pin).map_err(|source| Error::Attach {
-            program: PROGRAM_LISTEN,
+            program: name,
             target: "the node's network namespace".to_owned(),
             source,
         })
     }
 
-    /// Attaches `from_net` to an uplink.
+    fn attach_connect(&mut self) -> Result<(), Error> {
+        let found = self.options.cgroup.clone().or_else(cgroup_root);
+        let path = found.ok_or(Error::NoCgroup)?;
+        let cgroup = File::open(&path).map_err(|source| Error::Cgroup {
+            path: path.clone(),
+            source,
+        })?;
+        for name in PROGRAMS_CONNECT {
+            let program: &mut CgroupSockAddr = self
+                .ebpf
+                .program_mut(name)
+                .and_then(|program| program.try_into().ok())
+                .ok_or(Error::NoProgram(name))?;
+            program.load().map_err(|source| Error::Program {
+                program: name,
+                source: Box::new(source),
+            })?;
+            let pin = pin_path(&self.options.bpffs, name, "cgroup");
+            attach::cgroup(program, &cgroup, &pin).map_err(|source| Error::Attach {
+                program: name,
+                target: format!("cgroup {}", path.display()),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Attaches `from_net` and `to_net` to an uplink.
     pub fn attach_uplink(&mut self, ifname: &str) -> Result<(), Error> {
+        self.attach_tc(PROGRAM_TO_NET, ifname, TcAttachType::Egress)?;
         self.attach_tc(PROGRAM_FROM_NET, ifname, TcAttachType::Ingress)
     }
 
@@ -194,7 +253,11 @@ impl Dataplane {
         if !change.nodes.is_empty() {
             first = first.and(self.set_pod_cidrs(snapshot));
         }
-        let judged = self.set_policy(snapshot);
+        let judged = if change.bears_on_policy() {
+            self.set_policy(snapshot)
+        } else {
+            Ok(false)
+        };
         let changed = *judged.as_ref().unwrap_or(&false);
         first = first.and(judged.map(drop));
         for address in &change.addresses {
@@ -238,6 +301,7 @@ impl Dataplane {
                 first = first.and(self.pods.set(index, None));
             }
         }
+        first = first.and(self.namespaces.retain(|index| alive.contains(index)));
         first = first.and(self.flows.retain(|index| alive.contains(&index)));
         first.and(self.change_over(snapshot, interfaces))
     }
@@ -245,7 +309,8 @@ impl Dataplane {
     /// Takes a pod interface out of the maps, with its flows.
     pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
         let flows = self.flows.retain(|other| other != index);
-        self.pods.set(index, None).and(flows)
+        let namespaces = self.namespaces.retain(|other| *other != index);
+        self.pods.set(index, None).and(namespaces).and(flows)
     }
 
     /// Whether policy that pods have changed over to waits for [`Self::settle`].
@@ -324,7 +389,12 @@ impl Dataplane {
         let present = self.pods.get(&interface.index);
         let judged = |workload: &WorkloadKey| self.policy.judged(workload);
         let value = plan::pod(snapshot, attachment, interface, present, judged);
-        self.pods.set(interface.index, value)
+        let known = value.is_some();
+        let set = self.pods.set(interface.index, value);
+        let Some(cookie) = interface.netns_cookie.filter(|_| known) else {
+            return set;
+        };
+        set.and(self.namespaces.set(cookie, Some(interface.index)))
     }
 
     fn attach_tc(
@@ -342,6 +412,16 @@ impl Dataplane {
             source,
         })
     }
+}
+
+/// Where the tree of cgroups of version 2 is mounted.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    fields.find_map(|mut fields| {
+        let path = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
+    })
 }
 
 fn classifier<'a>(

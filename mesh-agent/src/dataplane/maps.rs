@@ -39,6 +39,21 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         self.present.keys().copied().collect()
     }
 
+    /// Removes every entry whose value is not kept; goes on after a failure and returns the first.
+    pub(super) fn retain(&mut self, keep: impl Fn(&V) -> bool) -> Result<(), Error> {
+        let gone: Vec<K> = self
+            .present
+            .iter()
+            .filter(|(_, value)| !keep(value))
+            .map(|(key, _)| *key)
+            .collect();
+        let mut first = Ok(());
+        for key in gone {
+            first = first.and(self.set(key, None));
+        }
+        first
+    }
+
     /// Makes the kernel hold a value, or none; writes only what differs.
     pub(super) fn set(&mut self, key: K, value: Option<V>) -> Result<(), Error> {
         let written = match value {

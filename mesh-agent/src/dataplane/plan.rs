@@ -25,6 +25,8 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
     /// Path of the pod's network namespace.
     pub netns: PathBuf,
+    /// The kernel's number for that namespace, where it told.
+    pub netns_cookie: Option<u64>,
 }
 
 /// The interfaces of this node's pods.

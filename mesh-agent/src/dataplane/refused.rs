@@ -3,8 +3,8 @@
 //! Judged as the programs judge the next packet of each, so that connections without a next packet end as well.
 
 use mesh_common::addr::Addr;
-use mesh_common::maps::{Flow, FlowKey, Opener, Pod, flags};
-use mesh_common::policy::{Policies, still_allows};
+use mesh_common::maps::{Flow, FlowKey, Pod, flags};
+use mesh_common::policy::{Policies, seen_by_neighbour, still_allows};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -41,36 +41,14 @@ pub(super) fn refused<'a, P: Policies>(
         return Some(refused);
     }
     let neighbour = pod(flow.neighbour).filter(|it| flow.neighbour != 0 && judges(it))?;
-    let (key, flow) = from_neighbour(&refused, flow);
+    let (key, flow) = seen_by_neighbour(key, flow, own);
     (!still_allows(policies, neighbour, &key, &flow)).then_some(refused)
-}
-
-/// The same flow as the pod at its other end has it recorded, or had.
-fn from_neighbour(seen: &Refused, flow: &Flow) -> (FlowKey, Flow) {
-    let opener = if flow.opener == Opener::Pod as u32 {
-        Opener::Peer
-    } else {
-        Opener::Pod
-    };
-    let key = FlowKey {
-        ifindex: flow.neighbour,
-        peer: seen.own,
-        pod_port: seen.flow.peer_port,
-        peer_port: seen.flow.pod_port,
-        protocol: seen.flow.protocol,
-    };
-    let flow = Flow {
-        neighbour: seen.flow.ifindex,
-        opener: opener as u32,
-        revision: flow.revision,
-    };
-    (key, flow)
 }
 
 #[cfg(test)]
 mod tests {
     use mesh_common::addr::Port;
-    use mesh_common::maps::{CLASS_NODE, Direction, PolicyEntry, PolicyKey};
+    use mesh_common::maps::{CLASS_NODE, Direction, Opener, PolicyEntry, PolicyKey};
 
     use super::*;
 

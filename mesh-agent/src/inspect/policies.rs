@@ -180,7 +180,12 @@ impl Census {
         };
         let ports = policy.ports.iter().map(|(port, it)| (*port, mode(*it)));
         let does = with_ports(mode(policy.mode), ports);
-        self.listed(PolicyKind::PeerAuthentication, &policy.key, &does, 0)
+        self.listed(
+            PolicyKind::PeerAuthentication,
+            &policy.key,
+            &does,
+            policy.caveats.len(),
+        )
     }
 
     fn authorization(&self, policy: &AuthorizationPolicy) -> Listed {

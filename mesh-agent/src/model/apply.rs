@@ -98,6 +98,9 @@ impl Snapshot {
         let Some(replaced) = set(&mut self.peer_authentications, key, new) else {
             return;
         };
+        if let Some(it) = &replaced.new {
+            warn_of(PolicyKind::PeerAuthentication, key, &it.caveats);
+        }
         let of_mesh = key.namespace == self.settings.root_namespace
             && replaced.both().any(|it| it.selector.is_empty());
         self.refresh_pods((!of_mesh).then_some(&key.namespace), change);
@@ -254,13 +257,16 @@ impl Snapshot {
 
 /// Notes that a policy has changed, and tells if it is not in force as it was written.
 fn touch(kind: PolicyKind, key: &Key, caveats: &[Caveat], change: &mut Change) {
+    warn_of(kind, key, caveats);
     let key = key.clone();
-    let policy = PolicyRef { kind, key };
+    change.policies.insert(PolicyRef { kind, key });
+}
+
+fn warn_of(kind: PolicyKind, key: &Key, caveats: &[Caveat]) {
     if let [first, others @ ..] = caveats {
         let others = others.len();
-        warn!(%policy, %first, others, "policy is not in force as it was written");
+        warn!(?kind, %key, %first, others, "policy is not in force as it was written");
     }
-    change.policies.insert(policy);
 }
 
 /// What a map entry was and what it is now; they differ.

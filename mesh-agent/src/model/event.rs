@@ -136,6 +136,15 @@ impl Change {
         *self == Self::default()
     }
 
+    /// Whether verdicts may differ: services and the parts of a source have no say in them.
+    pub fn bears_on_policy(&self) -> bool {
+        !(self.policies.is_empty()
+            && self.namespaces.is_empty()
+            && self.nodes.is_empty()
+            && self.workloads.is_empty()
+            && self.addresses.is_empty())
+    }
+
     /// Adds what another event touched.
     pub fn merge(&mut self, other: Self) {
         self.namespaces.extend(other.namespaces);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Key;
+use crate::policy::Caveat;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -194,6 +195,8 @@ pub struct PeerAuthentication {
     pub mode: MtlsMode,
     /// What is accepted at ports that have a mode of their own.
     pub ports: BTreeMap<u16, MtlsMode>,
+    /// What of it is not in force as it was written.
+    pub caveats: Vec<Caveat>,
 }
 
 /// What a pod accepts from its peers.

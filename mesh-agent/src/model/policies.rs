@@ -185,7 +185,12 @@ impl Snapshot {
             let kind = PolicyKind::AuthorizationPolicy;
             (kind, &it.key, &it.caveats)
         });
+        let peer = self.peer_authentications.values().map(|it| {
+            let kind = PolicyKind::PeerAuthentication;
+            (kind, &it.key, &it.caveats)
+        });
         network
+            .chain(peer)
             .chain(authorization)
             .flat_map(|(kind, key, caveats)| {
                 let policy = move || PolicyRef {

@@ -140,10 +140,8 @@ async fn open(
 ) -> Result<Far, Failure> {
     match route {
         Route::Refuse { reason } => Err(reason.into()),
-        Route::Local { address } => direct(Source::Pod(client.ip()), address).await,
-        Route::Plain { address, source } => {
-            direct(source.map_or(Source::Node, Source::Pod), address).await
-        }
+        Route::Local { address } => direct(Some(client.ip()), address).await,
+        Route::Plain { address, source } => direct(source, address).await,
         Route::Tunnel {
             authority,
             tunnel,
@@ -169,7 +167,12 @@ async fn open(
     }
 }
 
-async fn direct(source: Source, address: SocketAddr) -> Result<Far, Failure> {
+/// Connects from a pod's address, or from the node's.
+async fn direct(source: Option<IpAddr>, address: SocketAddr) -> Result<Far, Failure> {
+    // A pod takes nothing from outside that has its own address: what it opens to itself, by a service, is from the node.
+    let source = source
+        .filter(|it| *it != address.ip())
+        .map_or(Source::Node, Source::Pod);
     let connected = socket::connect(source, address).await;
     connected
         .map(Far::Endpoint)

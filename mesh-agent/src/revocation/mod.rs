@@ -2,20 +2,15 @@
 //!
 //! The kernel's programs refuse the next packet of such a connection; one that is idle has none, so its socket is destroyed,
 //! which resets both ends. Tunnels are the proxy's to end.
-//!
-//! Invariant: no thread that serves anything else ever enters a pod's namespace.
 
 mod diag;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_common::maps::FlowKey;
-use nix::sched::{CloneFlags, setns};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -23,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::dataplane::Refused;
+use crate::netns::{self, inside};
 use diag::SockDiag;
 
 /// How long connections may take to end before the world goes on; what is left then ends at its next packet, or later.
@@ -39,15 +35,9 @@ enum Error {
          longer allows end at their next packet"
     )]
     Unsupported,
-    /// The pod's namespace cannot be entered; in a container, the agent needs the directory mounted.
-    #[error("cannot enter network namespace {}", path.display())]
-    Netns {
-        /// Its path.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
+    /// The pod's namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
     /// The kernel did not answer, or refused.
     #[error("sock_diag")]
     Netlink(#[source] io::Error),
@@ -147,7 +137,8 @@ impl Revoker {
 fn end_all(refused: &ByNetns) -> (Vec<FlowKey>, Result<(), Error>) {
     let mut gone = Vec::new();
     for (netns, connections) in refused {
-        let result = inside(netns, || end(connections, &mut gone)).flatten();
+        let result = inside(netns, || end(connections, &mut gone));
+        let result = result.map_err(Error::from).flatten();
         match result {
             Ok(0) => {}
             Ok(ended) => {
@@ -181,23 +172,4 @@ fn end(connections: &[Refused], gone: &mut Vec<FlowKey>) -> Result<usize, Error>
         }
     }
     Ok(ended)
-}
-
-/// Runs `work` inside a network namespace, on a thread of its own that ends there.
-fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let enter_and_work = || {
-        let file = File::open(netns)?;
-        setns(file, CloneFlags::CLONE_NEWNET)?;
-        Ok(work())
-    };
-    let entered = thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, enter_and_work)?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    entered.map_err(|source| Error::Netns {
-        path: netns.to_owned(),
-        source,
-    })
 }

@@ -8,13 +8,17 @@ use mesh_common::steer;
 use mesh_common::verdict::{Hook, Outcome};
 
 use super::act;
-use crate::ctx::{Action, DROP, Skb};
+use crate::ctx::{Action, DROP, PASS, Skb};
 use crate::maps::{Maps, pod};
 use crate::report::count;
 
 #[classifier]
 fn from_pod(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
+    if skb.is_answer() {
+        count(Hook::FromPod, Outcome::Pass as u32);
+        return PASS;
+    }
     skb.clear_mark();
     let ifindex = skb.ifindex();
     let Some(pod) = pod(ifindex) else {

@@ -1,13 +1,16 @@
 //! One file a hook, and the carrying out of what [`mesh_common::steer`] decides.
 
+mod connect;
 mod from_net;
 mod from_pod;
 mod listen;
+mod to_net;
+mod to_node;
 mod to_pod;
 
 use mesh_common::maps::{FlowKey, Opener, Slot};
 use mesh_common::packet::Packet;
-use mesh_common::steer::{Steer, Verb};
+use mesh_common::steer::{self, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
 use crate::ctx::{Action, Assigned, DROP, PASS, Skb};
@@ -39,14 +42,20 @@ fn apply(
 ) -> (u32, Action) {
     let pass = (Outcome::Pass as u32, PASS);
     match steer.verb {
-        Verb::Pass => pass,
-        Verb::Drop => (steer.argument, DROP),
-        Verb::PassNew if maps::record(pod_flags, flow, 0, steer.argument) => pass,
-        Verb::PassNew => (Outcome::FlowsFull as u32, DROP),
-        Verb::PassRenew => {
-            maps::renew(flow);
+        Verb::Pass | Verb::PassNew | Verb::PassRenew => {
+            match steer.verb {
+                Verb::PassNew if !maps::record(pod_flags, flow, 0, steer.argument) => {
+                    return (Outcome::FlowsFull as u32, DROP);
+                }
+                Verb::PassRenew => maps::renew(flow),
+                _ => {}
+            }
+            if steer.argument == Opener::PodToService as u32 {
+                skb.mark_service();
+            }
             pass
         }
+        Verb::Drop => (steer.argument, DROP),
         Verb::PassAgent => {
             maps::forget(flow);
             pass
@@ -86,6 +95,36 @@ fn apply(
                 },
             }
         }
+    }
+}
+
+/// Judges a packet to a service by the egress policy of the pod that sent it, now that it is translated; `Some` ends it.
+///
+/// What passes is not counted here: it is at the hook that goes on with it.
+#[inline(always)]
+fn refuse_translated(hook: Hook, skb: &Skb<'_>, packet: &Packet) -> Option<Action> {
+    let client = skb.unjudged_client();
+    if client == 0 {
+        return None;
+    }
+    let Some(pod) = maps::pod(client) else {
+        report::count(hook, Outcome::UnknownPod as u32);
+        return Some(DROP);
+    };
+    let flow = packet.flow_of_source(client);
+    let steer = steer::translated(&maps::Maps, client, pod, packet);
+    match steer.verb {
+        Verb::Pass => None,
+        Verb::PassRenew => {
+            maps::renew(&flow);
+            None
+        }
+        Verb::PassNew if maps::record(pod.flags, &flow, 0, steer.argument) => None,
+        Verb::PassNew => {
+            report::count(hook, Outcome::FlowsFull as u32);
+            Some(DROP)
+        }
+        _ => Some(act(hook, skb, packet, (&flow, pod.flags), steer)),
     }
 }
 

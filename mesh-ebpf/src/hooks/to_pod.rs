@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use mesh_common::steer;
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::act;
+use super::{act, refuse_translated};
 use crate::ctx::{Action, DROP, Skb};
 use crate::maps::{Maps, pod};
 use crate::report::count;
@@ -21,6 +21,9 @@ fn to_pod(ctx: TcContext) -> Action {
         return DROP;
     };
     let packet = skb.packet();
+    if let Some(action) = refuse_translated(Hook::ToPod, &skb, &packet) {
+        return action;
+    }
     let flow = packet.flow_of_destination(ifindex);
     let steer = steer::to_pod(&Maps, ifindex, pod, &packet, skb.origin());
     act(Hook::ToPod, &skb, &packet, (&flow, pod.flags), steer)

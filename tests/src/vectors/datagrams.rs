@@ -5,7 +5,7 @@ use mesh_common::packet::Packet;
 use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::rows::{CLIENT, Carried, Rows, SERVER, Vector, drop, new, old, steer};
+use super::rows::{CLIENT, Carried, Rows, SERVER, Vector, drop, is_outward, new, old, steer};
 use crate::frames::{Frame, ethernet, flag, protocol};
 use crate::rules::{DIAMETER, DNS};
 use crate::world::Who::{
@@ -197,9 +197,10 @@ impl Rows {
             let packet = Packet::parse(bytes.as_slice());
             let name = format!("{name}, {from:?} to {to:?}");
             let vector = self.add(&name, hook, at, bytes, Decision::Steer(verdict));
-            vector.flow = Some(match hook {
-                Hook::FromPod => packet.flow_of_source(at),
-                Hook::ToPod | Hook::FromNet => packet.flow_of_destination(at),
+            vector.flow = Some(if is_outward(hook) {
+                packet.flow_of_source(at)
+            } else {
+                packet.flow_of_destination(at)
             });
         }
     }

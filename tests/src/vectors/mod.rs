@@ -7,8 +7,10 @@ mod headers;
 mod policy;
 mod resets;
 mod rows;
+#[cfg(test)]
+mod sockets;
 mod steering;
 #[cfg(test)]
 mod tests;
 
-pub use rows::{Vector, all};
+pub use rows::{Vector, all, is_outward};

@@ -9,7 +9,7 @@ use super::rows::{
     CLIENT, Carried, REFUSED, Rows, SERVER, Vector, drop, new, old, reset, steer, to_agent, to_pod,
 };
 use crate::frames::flag;
-use crate::rules::{GAP, INWARD, OUTWARD, PROVED, RANGE};
+use crate::rules::{DNS, GAP, INWARD, OUTWARD, PROVED, RANGE};
 use crate::world::Who::{
     Enrolled, Judged, JudgedEnrolled, Left, Neighbour, OnlyEgress, OnlyIngress, Outcast, Plain,
     Remote, RemotePlain, Service, Stranger, Unruled, Untold,
@@ -26,6 +26,7 @@ impl Rows {
         self.judged_goes_on();
         self.short_cut_goes_on();
         self.judged_hears_on();
+        self.services();
     }
 
     /// A connection that a pod opens.
@@ -227,8 +228,9 @@ impl Rows {
         client(PROVED, (Some(old(there)), Some(here)), renew);
         client(INWARD, (Some(there), Some(old(here))), goes);
         client(INWARD, (Some(old(there)), Some(old(here))), REFUSED);
-        // Its record was evicted: it is asked when it answers.
-        client(INWARD, (Some(old(there)), None), renew);
+        // Its record was evicted, and is not needed.
+        client(PROVED, (Some(old(there)), None), renew);
+        client(INWARD, (Some(old(there)), None), REFUSED);
 
         let there = local(Enrolled, Opener::Pod);
         let renew = to_pod(Verb::LocalRenew, Enrolled);
@@ -280,8 +282,8 @@ impl Rows {
         let mut request = |origin, from, to, port, record, verdict| {
             self.comes_on(origin, ((to, port), (from, CLIENT)), record, verdict);
         };
-        request(Forwarded, RemotePlain, Judged, SERVER, None, drop(Outcome::NoFlow));
-        request(Forwarded, RemotePlain, OnlyEgress, SERVER, None, drop(Outcome::NoFlow));
+        request(Forwarded, RemotePlain, Judged, SERVER, None, reset(Outcome::NoFlow));
+        request(Forwarded, RemotePlain, OnlyEgress, SERVER, None, reset(Outcome::NoFlow));
         request(Forwarded, RemotePlain, Judged, SERVER, Some(peer), pass);
         request(Forwarded, RemotePlain, Judged, SERVER, Some(old(peer)), renew);
         request(Forwarded, Untold, Judged, SERVER, Some(peer), pass);
@@ -307,6 +309,68 @@ impl Rows {
         reply(Untold, Judged, SERVER, old(pod), REFUSED);
         reply(Untold, OnlyIngress, SERVER, old(pod), renew);
         reply(RemotePlain, OnlyEgress, SERVER, old(pod), REFUSED);
+    }
+}
+
+impl Rows {
+    /// What goes to a service is judged by what it is translated to.
+    // One row a packet.
+    #[rustfmt::skip]
+    fn services(&mut self) {
+        let put_off = new(Opener::PodToService);
+        let known = plain(Opener::PodToService);
+        for from in [Judged, OnlyEgress, Unruled] {
+            for port in [SERVER, HBONE_PORT] {
+                self.goes(from, Service, port, put_off);
+            }
+            let ends = ((from, CLIENT), (Service, SERVER));
+            for (record, verb) in [(known, Verb::Pass), (old(known), Verb::PassRenew)] {
+                let marked = Steer { verb, argument: Opener::PodToService as u32 };
+                self.goes_on_as(ends, (Some(record), None), marked);
+                self.between("datagrams go on", Hook::FromPod, Carried::Udp, ends, marked).known(record);
+            }
+            self.between("a datagram", Hook::FromPod, Carried::Udp, ends, put_off);
+        }
+        self.goes(OnlyIngress, Service, SERVER, new(Opener::Pod));
+
+        let (pod, passes) = (plain(Opener::Pod), new(Opener::Pod));
+        let (pass, renew) = (steer(Verb::Pass), steer(Verb::PassRenew));
+        let mut leaves = |from: Who, to, port, record: Option<Flow>, verdict| {
+            for carried in [Carried::Tcp(flag::SYN), Carried::Tcp(flag::ACK), Carried::Tcp(0)] {
+                self.translated(carried, (from, (to, port)), record, verdict);
+            }
+        };
+        leaves(Judged, RemotePlain, SERVER, None, passes);
+        leaves(Judged, RemotePlain, INWARD, None, REFUSED);
+        leaves(Judged, Stranger, RANGE, None, passes);
+        leaves(Judged, Stranger, GAP, None, REFUSED);
+        leaves(Judged, RemotePlain, INWARD, Some(pod), pass);
+        leaves(Judged, RemotePlain, SERVER, Some(old(pod)), renew);
+        leaves(Judged, RemotePlain, INWARD, Some(old(pod)), REFUSED);
+        leaves(OnlyEgress, RemotePlain, SERVER, None, REFUSED);
+        leaves(Unruled, RemotePlain, SERVER, None, REFUSED);
+        // Nothing translated it: no rule names a service's address.
+        leaves(Judged, Service, SERVER, Some(known), REFUSED);
+        leaves(Judged, Service, SERVER, Some(old(known)), REFUSED);
+        self.translated(Carried::Udp, (Judged, (RemotePlain, DNS)), None, passes);
+        self.translated(Carried::Udp, (Judged, (RemotePlain, SERVER)), None, drop(Outcome::Policy));
+        self.translated(Carried::Udp, (Judged, (RemotePlain, SERVER)), Some(old(pod)), drop(Outcome::Policy));
+    }
+
+    /// A packet of a pod to a service, where it leaves the node translated.
+    fn translated(
+        &mut self,
+        carried: Carried,
+        (from, to): (Who, (Who, u16)),
+        record: Option<Flow>,
+        verdict: Steer,
+    ) {
+        let name = format!("{from:?} by a service to {to:?}, {record:?}");
+        let ends = ((from, CLIENT), to);
+        let vector = self.between(&name, Hook::ToNet, carried, ends, verdict);
+        if let Some(flow) = record {
+            vector.known(flow);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use mesh_common::verdict::{Hook, Outcome};
 
 use crate::frames::Frame;
 use crate::rules;
-use crate::world::{Decision, Family, REVISION, Who, flow};
+use crate::world::{Decision, Family, REVISION, UPLINK, Who, flow};
 
 /// One packet and its fate.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Vector {
     pub ifindex: u32,
     /// Who sent it, for `to_pod`.
     pub origin: Origin,
+    /// Interface of the pod that sent it to a service, for `to_net`, otherwise 0.
+    pub client: u32,
     /// The bytes.
     pub frame: Vec<u8>,
     /// The flow that is recorded or forgotten, as the local pod sees it; not told where no flow is touched.
@@ -134,6 +136,14 @@ pub(super) const fn drop(outcome: Outcome) -> Steer {
     }
 }
 
+/// Whether a hook sees what pods send.
+pub fn is_outward(hook: Hook) -> bool {
+    match hook {
+        Hook::FromPod | Hook::ToNet | Hook::ToNode | Hook::Connect => true,
+        Hook::ToPod | Hook::FromNet => false,
+    }
+}
+
 /// The vectors of one family.
 pub(super) struct Rows {
     pub(super) family: Family,
@@ -162,6 +172,7 @@ impl Rows {
             hook,
             ifindex: at,
             origin: Origin::Forwarded,
+            client: 0,
             frame,
             flow: None,
             recorded: BTreeMap::new(),
@@ -170,7 +181,7 @@ impl Rows {
         self.vectors.last_mut().expect("just pushed")
     }
 
-    /// Adds a packet between a local pod and a peer: out of the pod at `from_pod`, into it at `to_pod`.
+    /// Adds a packet between a local pod and a peer: out of the pod at `from_pod` and `to_net`, into it at `to_pod`.
     pub(super) fn between(
         &mut self,
         name: &str,
@@ -179,9 +190,10 @@ impl Rows {
         (pod, peer): ((Who, u16), (Who, u16)),
         verdict: Steer,
     ) -> &mut Vector {
-        let (from, to) = match hook {
-            Hook::FromPod => (pod, peer),
-            Hook::ToPod | Hook::FromNet => (peer, pod),
+        let (from, to) = if is_outward(hook) {
+            (pod, peer)
+        } else {
+            (peer, pod)
         };
         let frame = self.carrying(carried, from, to);
         let flow = FlowKey {
@@ -190,8 +202,13 @@ impl Rows {
         };
         let name = format!("{carried:?}: {name}");
         let expect = Decision::Steer(verdict);
-        let vector = self.add(&name, hook, pod.0.ifindex(), frame.bytes(), expect);
+        let (at, client) = match hook {
+            Hook::ToNet => (UPLINK, pod.0.ifindex()),
+            _ => (pod.0.ifindex(), 0),
+        };
+        let vector = self.add(&name, hook, at, frame.bytes(), expect);
         vector.flow = Some(flow);
+        vector.client = client;
         vector
     }
 

@@ -254,8 +254,8 @@ impl Rows {
             new(Opener::Peer),
         );
         for to in [Enrolled, Strict, Left] {
-            let name = format!("an orphan to {to:?} is dropped");
-            self.reaches(&name, to, ack, Forwarded, drop(Outcome::NoFlow));
+            let name = format!("an orphan to {to:?} is reset");
+            self.reaches(&name, to, ack, Forwarded, reset(Outcome::NoFlow));
             self.reaches(
                 "the agent's segments pass",
                 to,

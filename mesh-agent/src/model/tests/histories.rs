@@ -139,6 +139,7 @@ fn any_policy() -> impl Strategy<Value = Object> {
                 selector,
                 mode,
                 ports: BTreeMap::new(),
+                caveats: Vec::new(),
             }))
         },
     )

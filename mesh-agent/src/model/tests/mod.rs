@@ -87,6 +87,7 @@ fn policy(
         selector: labels(selector),
         mode,
         ports: BTreeMap::new(),
+        caveats: Vec::new(),
     })))
 }
 

@@ -1,0 +1,105 @@
+//! What `connect()` says of a refusal, and that it says so at once: `EPERM` where the node knows that policy is the reason,
+//! `ECONNREFUSED` where nobody listens or another node refuses.
+
+use std::io::ErrorKind::{self, ConnectionRefused, ConnectionReset, PermissionDenied};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use mesh_common::verdict::{Hook, Outcome};
+use mesh_tests::app::{App, Server, echoes};
+use mesh_tests::counters::Packets::Exactly;
+use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::pod::Pod;
+use mesh_tests::world::Family;
+use serde_json::json;
+
+/// Well before a SYN is sent again.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+#[test]
+fn connect_tells_why() -> Result<()> {
+    scenario("errno", |lab| {
+        for enrolled in [false, true] {
+            let namespace = if enrolled { "meshed" } else { "plain" };
+            let builder = lab.namespace(namespace);
+            if enrolled { builder.ambient() } else { builder }.create()?;
+            tell(lab, namespace)?;
+        }
+        Ok(())
+    })
+}
+
+fn tell(lab: &Lab, namespace: &str) -> Result<()> {
+    let pod = |name: &str, node| lab.pod(name).namespace(namespace).on(node).create();
+    let client = pod("client", "n1")?;
+    let near = pod("near", "n1")?;
+    let far = pod("far", "n2")?;
+    let _apps = [&near, &far].map(|server| Server::start(server, 8080, App::Echo));
+    let ingress = |name: &str| {
+        json!({
+            "podSelector": { "matchLabels": { "app": name } },
+            "ingress": [{ "ports": [{ "port": 8080 }, { "port": 9090 }] }],
+        })
+    };
+    for name in ["near", "far"] {
+        lab.policy("NetworkPolicy", namespace, name, ingress(name))?;
+    }
+    for family in Family::BOTH {
+        let before = lab.node("n1").counters()?;
+        for server in [&near, &far] {
+            let open = client.connect(server.at(family, 8080))?;
+            echoes(&open, b"allowed")?;
+            // Allowed, and nobody there.
+            refused(
+                &client,
+                server.at(family, 9090),
+                &[ConnectionRefused, ConnectionReset],
+            );
+        }
+        refused(&client, near.at(family, 8081), &[PermissionDenied]);
+        // Only the far node knows; through a tunnel the connection opens first.
+        refused(
+            &client,
+            far.at(family, 8081),
+            &[ConnectionRefused, ConnectionReset],
+        );
+        let moved = lab.node("n1").counters()?.since(&before);
+        moved.assert(&[(Hook::Connect, Outcome::Policy, Exactly(1))]);
+    }
+    let log = lab.node("n1").agent().log();
+    let line = |line: &&str| {
+        let told = ["hook=\"connect\"", "NetworkPolicy", "near", "dst.workload"];
+        line.contains(&format!("{namespace}/client")) && told.iter().all(|it| line.contains(it))
+    };
+    assert_eq!(log.lines().filter(line).count(), 2, "one line a refusal");
+
+    let nothing = json!({
+        "podSelector": { "matchLabels": { "app": "client" } },
+        "policyTypes": ["Egress"],
+    });
+    lab.policy("NetworkPolicy", namespace, "client", nothing)?;
+    for family in Family::BOTH {
+        for server in [&near, &far] {
+            refused(&client, server.at(family, 8080), &[PermissionDenied]);
+        }
+        // No pod of ours: the packet is answered.
+        let outside = SocketAddr::new(lab.outside_ip(family), 8080);
+        refused(&client, outside, &[ConnectionRefused]);
+    }
+    Ok(())
+}
+
+/// Asserts that a connection is refused at once in one of these ways; through a tunnel that shows when it is used.
+fn refused(client: &Pod<'_>, to: SocketAddr, kinds: &[ErrorKind]) {
+    let began = Instant::now();
+    let used = client.connect(to).and_then(|it| echoes(&it, b"may I?"));
+    let error = used.expect_err("refused");
+    let who = client.name();
+    assert!(kinds.contains(&error.kind()), "{who} to {to}: {error:?}");
+    assert!(
+        began.elapsed() < AT_ONCE,
+        "{who} to {to}: after {:?}",
+        began.elapsed()
+    );
+}
