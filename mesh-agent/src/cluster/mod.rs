@@ -23,5 +23,4 @@ mod tests;
 
 pub use field::Invalid;
 pub use health::Health;
-pub use resource::Resource;
 pub use source::{Error, Source};

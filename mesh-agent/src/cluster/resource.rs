@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
-use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::Value;
 
@@ -13,9 +12,8 @@ use super::{Invalid, convert, crd};
 use crate::model::{Key, Object, Reference};
 
 /// A kind of object; in the order of [`Reference`], which is the order to tell a world in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[expect(missing_docs, reason = "named as Kubernetes and Istio name them")]
-pub enum Resource {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Resource {
     Namespace,
     Node,
     PeerAuthentication,

@@ -19,7 +19,7 @@ use super::options::Timing;
 use super::wire::{self, Frame, Item, Page, Status};
 use crate::causes::causes;
 use crate::clock;
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 use crate::model::Reference;
 
 /// Objects a page of a list has at most.
@@ -209,6 +209,7 @@ impl Follower {
         if begun.elapsed() > self.timing.settled {
             self.backoff.reset();
         } else if ended.is_ok() {
+            // A server that ends each watch at once is not asked in a tight circle.
             sleep(self.backoff.pause()).await;
         }
         ended

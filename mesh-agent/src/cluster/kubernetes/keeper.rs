@@ -14,7 +14,7 @@ use super::mirror::Listing;
 use super::store::{self, Stored};
 use crate::causes::causes;
 use crate::clock;
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 
 /// Bytes a second that go to disk at most, on average.
 const RATE: u64 = 1 << 20;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::wire::Item;
 use crate::causes::causes;
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 use crate::model::{Event, Object, Reference};
 
 /// Objects of one kind, each as the JSON of the fields that are used.
 pub(super) type Listing = BTreeMap<Reference, Arc<str>>;
 
 /// All that was told.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Mirror {
     listings: BTreeMap<Resource, Listing>,
     left_out: BTreeMap<Reference, Arc<str>>,

@@ -17,8 +17,8 @@ use super::options::Options;
 use super::store::Stored;
 use super::wire::Item;
 use crate::clock;
-use crate::cluster::Resource;
 use crate::cluster::health::{Failure, Health, SourceState};
+use crate::cluster::resource::Resource;
 use crate::model::Event;
 
 /// What followers have heard and the source has not yet taken.

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::mirror::Listing;
 use super::wire;
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 
 /// Changes when an older agent would misunderstand the file.
 const FORMAT: u32 = 1;

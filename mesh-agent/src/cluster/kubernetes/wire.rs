@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 use crate::model::Reference;
 
 /// A page of a list.

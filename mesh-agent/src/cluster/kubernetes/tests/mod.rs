@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::server::Server;
 use super::{Access, Options, Timing, run};
-use crate::cluster::Resource;
 use crate::cluster::health::{Health, SourceState};
+use crate::cluster::resource::Resource;
 use crate::model::{Event, Object, Reference};
 
 /// Nothing in these tests takes longer.

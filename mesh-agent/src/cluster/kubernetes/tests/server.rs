@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::cluster::Resource;
+use crate::cluster::resource::Resource;
 
 /// What watches of a kind are told.
 #[derive(Clone, Debug)]

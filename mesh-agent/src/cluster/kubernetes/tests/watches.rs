@@ -115,6 +115,25 @@ async fn a_cut_is_taken_up_without_a_list() {
 }
 
 #[tokio::test]
+async fn a_watch_that_is_silent_for_long_is_taken_up_anew() {
+    let (server, state) = world().await;
+    let hasty = Timing {
+        silence: Duration::from_millis(30),
+        settled: Duration::from_millis(10),
+        ..timing()
+    };
+    let mut run = Run::with(&server, state.path(), hasty);
+    run.synced().await;
+    while server.world().asked("pods?", "watch") < 3 {
+        run.is_quiet().await;
+    }
+    let asked = server.world().asked("pods?", "");
+    assert_eq!(asked - server.world().asked("pods?", "watch"), 1);
+    put_pod(&server, "b", "10.0.0.2");
+    run.until_has(&pod("b")).await;
+}
+
+#[tokio::test]
 async fn a_line_that_breaks_off_is_neither_lost_nor_half_read() {
     let (server, state) = world().await;
     let mut run = Run::start(&server, state.path());
