@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use mesh_common::names::{MARK_DELIVER, MARK_MASK};
 
 use super::TABLE;
 use crate::network::masquerade::Masquerade;
@@ -25,15 +26,9 @@ pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     for family in [V4, V6] {
         batch.set(&family, &plan.kept);
     }
-    batch.message(NEWCHAIN, CREATE, |chain| {
-        chain.text(1, TABLE);
-        chain.text(3, CHAIN);
-        chain.nest(4, |hook| {
-            hook.word(1, POSTROUTING);
-            hook.word(2, SOURCE_NAT);
-        });
-        chain.text(7, "nat");
-    });
+    batch.chain(UNTRACKED, "filter", (PREROUTING, RAW));
+    batch.untrack();
+    batch.chain(CHAIN, "nat", (POSTROUTING, SOURCE_NAT));
     for source in &plan.sources {
         batch.rule(source);
     }
@@ -133,6 +128,36 @@ impl Batch {
         }
     }
 
+    fn chain(&mut self, name: &str, kind: &str, (hook, priority): (u32, i32)) {
+        self.message(NEWCHAIN, CREATE, |chain| {
+            chain.text(1, TABLE);
+            chain.text(3, name);
+            chain.nest(4, |at| {
+                at.word(1, hook);
+                at.word(2, priority.cast_unsigned());
+            });
+            chain.text(7, kind);
+        });
+    }
+
+    /// Captured packets are the agent's with the addresses that they have: kube-proxy, which translates only what is
+    /// tracked, would give a connection another destination than its later packets have.
+    fn untrack(&mut self) {
+        self.message(NEWRULE, CREATE | APPEND, |rule| {
+            rule.text(1, TABLE);
+            rule.text(2, UNTRACKED);
+            rule.nest(4, |list| {
+                list.expression("meta", |meta| {
+                    meta.word(1, REGISTER);
+                    meta.word(2, META_MARK);
+                });
+                list.bitwise(&MARK_MASK.to_ne_bytes());
+                list.equals(&MARK_DELIVER.to_ne_bytes());
+                list.expression("notrack", |_| {});
+            });
+        });
+    }
+
     /// From a network, to none of its family's set: masquerade, with ports that two nodes' kernels do not choose alike.
     fn rule(&mut self, source: &IpNet) {
         let family = if source.addr().is_ipv4() { V4 } else { V6 };
@@ -146,13 +171,7 @@ impl Batch {
                 });
                 list.equals(&[family.number]);
                 list.payload(family.source_at, family.length);
-                list.expression("bitwise", |bitwise| {
-                    bitwise.word(1, REGISTER);
-                    bitwise.word(2, REGISTER);
-                    bitwise.word(3, family.length);
-                    bitwise.value(4, &octets(source.netmask()));
-                    bitwise.value(5, &vec![0; family.length as usize]);
-                });
+                list.bitwise(&octets(source.netmask()));
                 list.equals(&octets(source.network()));
                 list.payload(family.source_at + family.length, family.length);
                 list.expression("lookup", |lookup| {
@@ -295,6 +314,20 @@ impl Attributes<'_> {
         });
     }
 
+    /// The bits of the register that are in a mask.
+    fn bitwise(&mut self, mask: &[u8]) {
+        self.expression("bitwise", |it| {
+            it.word(1, REGISTER);
+            it.word(2, REGISTER);
+            it.word(
+                3,
+                u32::try_from(mask.len()).expect("a register has 16 bytes"),
+            );
+            it.value(4, mask);
+            it.value(5, &vec![0; mask.len()]);
+        });
+    }
+
     /// Goes on only if the register has this value.
     fn equals(&mut self, value: &[u8]) {
         self.expression("cmp", |it| {
@@ -305,8 +338,9 @@ impl Attributes<'_> {
     }
 }
 
-/// Name of our chain.
+/// Names of our chains.
 const CHAIN: &str = "postrouting";
+const UNTRACKED: &str = "prerouting";
 /// Elements in one message; an attribute has at most 64 KiB.
 const ELEMENTS: usize = 1000;
 
@@ -336,8 +370,12 @@ const META_NFPROTO: u32 = 15;
 const NETWORK_HEADER: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_IN_SET: u32 = 1;
+const META_MARK: u32 = 3;
+const PREROUTING: u32 = 0;
 const POSTROUTING: u32 = 4;
-const SOURCE_NAT: u32 = 100;
+/// Before connections are tracked (`NF_IP_PRI_RAW`).
+const RAW: i32 = -300;
+const SOURCE_NAT: i32 = 100;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: concurrent connections do not race for one port.
 const RANDOM_FULLY: u32 = 0x10;
 
@@ -419,6 +457,6 @@ mod tests {
         );
         // 4096 intervals of two bounds each.
         assert_eq!(kinds.iter().filter(|kind| **kind == NEWSETELEM).count(), 9);
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 2);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 3);
     }
 }
