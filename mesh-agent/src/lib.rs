@@ -5,6 +5,7 @@ pub mod agent;
 pub mod args;
 pub mod attachments;
 pub mod causes;
+pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod cni_server;
