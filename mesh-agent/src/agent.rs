@@ -24,8 +24,8 @@ use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::clock;
-use crate::cluster::{Health, Source};
 use crate::cluster::kubernetes::Access;
+use crate::cluster::{Health, Source};
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
 use crate::hbone::{Limits, Pool};
@@ -209,6 +209,7 @@ async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
     fs::create_dir_all(state)?;
     let mut file = File::create(state.join("lock"))?;
     let end = clock::now() + LOCK_WAIT;
+    let mut told = false;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
@@ -219,6 +220,10 @@ async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
                 )
             }
             Err((again, _)) => file = again,
+        }
+        if !told {
+            info!(state = %state.display(), "waiting for another agent to let go");
+            told = true;
         }
         sleep(Duration::from_millis(20)).await;
     }

@@ -41,6 +41,10 @@ pub enum Command {
     ///
     /// Exits with 0 if it is healthy, with 1 if there is a problem, with 2 if there is no answer.
     Status(Asking),
+    /// Tell whether this node can run the agent; changes nothing.
+    ///
+    /// Exits with 1 if it cannot.
+    Check(Check),
     /// Make a node ready: a BPF file system, forwarding. For an init container that has more rights than the agent.
     Prepare(Prepare),
     /// Take everything that agents made off this node, except the interfaces of pods that still run; may be run again.
@@ -50,6 +54,27 @@ pub enum Command {
     /// Wait for the order to stop: for a pod whose work is done by its init containers.
     #[command(hide = true)]
     Pause,
+}
+
+/// Settings of `mesh-agent check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// Directory on a BPF file system that is to keep programs and maps.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Directory of the container runtime's network configuration.
+    #[arg(
+        long,
+        env = "MESH_CNI_CONF_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub cni_conf_dir: PathBuf,
+
+    /// How the answer is written.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub output: Format,
 }
 
 /// Settings of `mesh-agent prepare`.

@@ -7,6 +7,7 @@ pub mod attachments;
 pub mod authority;
 pub mod ca;
 pub mod causes;
+pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod cni_server;

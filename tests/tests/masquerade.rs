@@ -1,8 +1,10 @@
-//! What pods send out of the cluster leaves with the node's address; inside the cluster they keep their own.
+//! What pods send out of the cluster leaves with the node's address; inside the cluster they keep their own. And the table
+//! that does it keeps others' translation off what the agent carries.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
+use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::lab::{Lab, scenario_with};
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
@@ -68,6 +70,35 @@ fn the_table_is_replaced_and_kept() -> Result<()> {
         eventually("the table is back", SOON, || {
             Ok(self::table(node).is_ok_and(|it| it == table))
         })
+    })
+}
+
+/// kube-proxy would give the first packet of a captured connection another destination than the rest.
+#[test]
+fn services_that_kube_proxy_translates() -> Result<()> {
+    scenario_with("masquerade_proxy", &FLAGS, |lab| {
+        lab.namespace("shop").ambient().create()?;
+        let client = lab.pod("client").namespace("shop").on("n1").create()?;
+        let web = lab.pod("web").namespace("shop").on("n2").create()?;
+        let service = lab
+            .service("web")
+            .namespace("shop")
+            .port(80, PORT)
+            .create()?;
+        let _web = Server::start(&web, PORT, App::Echo)?;
+        for family in Family::BOTH {
+            let ip = if family == Family::V4 { "ip" } else { "ip6" };
+            let (from, to) = (service.at(family), web.at(family, PORT));
+            let translate = format!(
+                "table {ip} kube-proxy {{ chain services {{ type nat hook prerouting priority dstnat; \
+                 {ip} daddr {} tcp dport 80 dnat to {to}; }}; }}",
+                from.ip()
+            );
+            lab.node("n1").netns().exec("nft", [translate])?;
+            echoes(&client.connect(from)?, b"as if it were not there")
+                .with_context(|| format!("{family:?}"))?;
+        }
+        Ok(())
     })
 }
 

@@ -1,13 +1,13 @@
 //! Egress policy on what goes to a service means its endpoint, also where the node's stack translates: over TCP and UDP, to
 //! pods of both nodes, to a process of the node, and to the pod itself.
 //!
-//! Rules of nftables stand in for kube-proxy's.
+//! Rules of nftables stand in for kube-proxy's. They translate what enrolled pods send, too, but for what the agent takes.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::Result;
 use mesh_tests::app::{App, Server};
-use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::lab::{Lab, scenario_with};
 use mesh_tests::pod::Pod;
 use mesh_tests::reach::Reach::{Open, Refused, Silent};
 use mesh_tests::reach::{Reach, UdpEcho, tcp, udp};
@@ -21,7 +21,7 @@ const TARGET: u16 = 8080;
 
 #[test]
 fn egress_policy_means_the_endpoint() -> Result<()> {
-    scenario("services", |lab| {
+    scenario_with("services", &["--masquerade"], |lab| {
         for enrolled in [false, true] {
             let namespace = if enrolled { "meshed" } else { "plain" };
             let builder = lab.namespace(namespace);
@@ -58,8 +58,7 @@ fn judge(lab: &Lab, namespace: &str, enrolled: bool) -> Result<()> {
             .create()?;
         let vips = Family::BOTH.map(|family| service.at(family));
         for (vip, ip) in vips.into_iter().zip(ips) {
-            let protocols: &[_] = if enrolled { &["udp"] } else { &["tcp", "udp"] };
-            translate(&client, protocols, vip, ip)?;
+            translate(&client, vip, ip)?;
         }
         Ok(vips)
     };
@@ -155,13 +154,13 @@ fn translating(client: &Pod<'_>) -> Result<()> {
     client.node().netns().exec("nft", [&rules]).map(drop)
 }
 
-fn translate(client: &Pod<'_>, protocols: &[&str], vip: SocketAddr, to: IpAddr) -> Result<()> {
+fn translate(client: &Pod<'_>, vip: SocketAddr, to: IpAddr) -> Result<()> {
     let (family, to) = match to {
         IpAddr::V4(ip) => ("ip", format!("{ip}:{TARGET}")),
         IpAddr::V6(ip) => ("ip6", format!("[{ip}]:{TARGET}")),
     };
     let from = format!("{family} saddr {}", client.ip(Family::of(vip.ip())));
-    for protocol in protocols {
+    for protocol in ["tcp", "udp"] {
         let rule = format!(
             "add rule inet services translate {from} {family} daddr {} {protocol} dport {PORT} dnat {family} to {to}",
             vip.ip()

@@ -18,8 +18,11 @@ pub(crate) struct Args {
 impl Args {
     /// For the demo and the tests: shares what the unit tests have built.
     pub(crate) const DEBUG: Self = Self { debug: true };
-    /// For use.
-    pub(crate) const RELEASE: Self = Self { debug: false };
+
+    /// With or without optimisation.
+    pub(crate) fn of(debug: bool) -> Self {
+        Self { debug }
+    }
 }
 
 /// Builds the kernel programs, the agent and the CNI plugin, and returns the directory of the two binaries.

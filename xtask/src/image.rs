@@ -28,12 +28,15 @@ pub(crate) struct Args {
     /// Name and tag of the image
     #[arg(long, value_name = "NAME:TAG", default_value = concat!("mesh-cni:", env!("CARGO_PKG_VERSION")))]
     tag: String,
+    /// Take the agent without optimisation, which is quicker to build
+    #[arg(long)]
+    debug: bool,
 }
 
 /// Builds agent and plugin, and writes the image.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let plugin = build_plugin()?;
-    let agent = build::run(&build::Args::RELEASE)?.join("mesh-agent");
+    let agent = build::run(&build::Args::of(args.debug))?.join("mesh-agent");
     let file = args
         .output
         .clone()

@@ -3,10 +3,13 @@
 use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::attach::{Mode, is_tcx};
-use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_POD};
+use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_NET, PROGRAM_TO_POD};
 
 /// What an uplink is to have.
-const UPLINK: [(&str, TcAttachType); 1] = [(PROGRAM_FROM_NET, TcAttachType::Ingress)];
+const UPLINK: [(&str, TcAttachType); 2] = [
+    (PROGRAM_FROM_NET, TcAttachType::Ingress),
+    (PROGRAM_TO_NET, TcAttachType::Egress),
+];
 /// What the host's end of a pod's interface is to have.
 const POD: [(&str, TcAttachType); 2] = [
     (PROGRAM_FROM_POD, TcAttachType::Ingress),

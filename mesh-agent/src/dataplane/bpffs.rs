@@ -46,6 +46,6 @@ pub fn prepare(path: &Path) -> Result<(), Error> {
 }
 
 /// Whether a path is on a BPF file system.
-pub(super) fn is_bpffs(path: &Path) -> bool {
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }

@@ -10,6 +10,7 @@ mod load;
 mod maps;
 pub mod plan;
 mod policy;
+pub mod probe;
 mod refused;
 pub mod remove;
 mod sys;

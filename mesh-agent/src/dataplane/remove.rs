@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::programs::TcAttachType;
 use aya::programs::tc::{TcError, qdisc_detach_program};
-use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_POD};
+use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_NET, PROGRAM_TO_POD};
 
 use super::{Error, bpffs};
 
@@ -44,6 +44,7 @@ pub fn remove_filters(ifname: &str) -> Result<bool, Error> {
         (PROGRAM_FROM_POD, TcAttachType::Ingress),
         (PROGRAM_FROM_NET, TcAttachType::Ingress),
         (PROGRAM_TO_POD, TcAttachType::Egress),
+        (PROGRAM_TO_NET, TcAttachType::Egress),
     ] {
         match qdisc_detach_program(ifname, attach, program) {
             Ok(()) => removed = true,

@@ -11,8 +11,8 @@ mod portmap;
 mod taint;
 
 pub use conflist::{CONFLIST, shadowing};
-pub use keep::{Error, Installer, Options};
 use keep::is_ready;
+pub use keep::{Error, Installer, Options};
 pub use place::place;
 pub use taint::untaint;
 

@@ -136,7 +136,9 @@ impl From<&Health> for Source {
         if !it.absent.is_empty() {
             detail += &format!("; not served: {}", it.absent.join(", "));
         }
-        if let (SourceState::Starting | SourceState::Stale, Some(failure)) = (it.state, &it.last_error) {
+        if let (SourceState::Starting | SourceState::Stale, Some(failure)) =
+            (it.state, &it.last_error)
+        {
             detail += &format!("; {}", failure.error);
         }
         Self {

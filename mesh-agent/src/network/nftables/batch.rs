@@ -342,7 +342,7 @@ impl Attributes<'_> {
     }
 }
 
-/// Name of our chain.
+/// Name of our chain that masquerades.
 const CHAIN: &str = "postrouting";
 /// Elements in one message; an attribute has at most 64 KiB.
 const ELEMENTS: usize = 1000;
