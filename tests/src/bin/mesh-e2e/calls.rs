@@ -79,7 +79,6 @@ pub(crate) struct Calls {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) answered: usize,
-    pub(crate) failed: usize,
     /// The longest time between two answers.
     pub(crate) longest: Duration,
 }
@@ -140,23 +139,22 @@ impl Calls {
         let mut count = Count::default();
         let mut last = since;
         for (at, answer) in self.answers().iter().filter(|(at, _)| *at >= since) {
-            match answer {
-                Answer::Page(_) => count.answered += 1,
-                Answer::Failed(_) => count.failed += 1,
-            }
+            count.answered += usize::from(matches!(answer, Answer::Page(_)));
             count.longest = count.longest.max(*at - last);
             last = *at;
         }
         count
     }
 
-    /// Which calls failed since a moment: when, and the client's code.
+    /// The calls that failed since a moment: how long each took at most, and the client's code.
     pub(crate) fn failures(&self, since: Instant) -> Vec<(Duration, i32)> {
-        let failed = |(at, answer): (Instant, Answer)| match answer {
-            Answer::Failed(code) => Some((at.checked_duration_since(since)?, code)),
+        let answers = self.answers();
+        let took = answers.windows(2).filter(|pair| pair[1].0 >= since);
+        took.filter_map(|pair| match pair[1].1 {
+            Answer::Failed(code) => Some((pair[1].0 - pair[0].0, code)),
             Answer::Page(_) => None,
-        };
-        self.answers().into_iter().filter_map(failed).collect()
+        })
+        .collect()
     }
 
     fn answers(&self) -> Vec<(Instant, Answer)> {

@@ -291,7 +291,7 @@ impl Cluster {
                 &agent,
                 "-c",
                 "agent",
-                "--tail=60",
+                "--tail=15",
             ]);
             eprintln!("--- {node}: {agent}: problems {status}");
             eprintln!("{}", log.unwrap_or_else(|error| format!("{error:#}")));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Scenario;
 use crate::calls::Calls;
@@ -20,13 +20,17 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 /// How long a new connection may wait for an agent to serve again, in seconds.
 const HELD: u32 = 30;
 
+/// How long an agent waits for another node's to answer; a Kubernetes without `maxSurge` may leave a node without one for
+/// longer.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
 /// Connections of one kind.
 struct Class {
     name: &'static str,
     calls: Calls,
     stream: Stream,
-    /// Whether an open connection may end, as long as its pods get to know.
-    may_end: bool,
+    /// Whether agents carry them: an open one may end, as long as its pods get to know, and a new one may have to wait.
+    is_tunnelled: bool,
 }
 
 fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
@@ -42,13 +46,13 @@ fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let classes = report.step(
         "a connection of each kind is open, and new ones all the time",
         || {
-            let class = |name, pods: &[Pod; 3], to: usize, may_end| -> Result<Class> {
+            let class = |name, pods: &[Pod; 3], to: usize, is_tunnelled| -> Result<Class> {
                 let (client, server) = (&pods[0], &pods[to]);
                 Ok(Class {
                     name,
                     calls: Calls::start(cluster, client, &server.http(), HELD)?,
                     stream: Stream::open(cluster, client, server, 7001)?,
-                    may_end,
+                    is_tunnelled,
                 })
             };
             Ok([
@@ -87,30 +91,28 @@ fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
 /// # Errors
 /// When it is not what is promised.
 fn outcome(class: &Class, since: Instant) -> Result<String> {
-    let count = class.calls.count(since);
     let open = match class.stream.state() {
         State::Open => format!(
             "the open one carried on ({} lines)",
             class.stream.advances()?
         ),
-        State::Ended if class.may_end => "the open one was ended".to_owned(),
-        state => anyhow::bail!("the open connection is {state:?}"),
+        State::Ended if class.is_tunnelled => "the open one was ended".to_owned(),
+        state => bail!("the open connection is {state:?}"),
     };
-    ensure!(
-        count.failed == 0,
-        "of {} new connections {} failed: after, code {:?}",
-        count.answered + count.failed,
-        count.failed,
-        class.calls.failures(since)
-    );
+    let (count, failures) = (class.calls.count(since), class.calls.failures(since));
+    let too_early = |(took, _): &&(Duration, i32)| !class.is_tunnelled || *took < GIVEN_UP;
+    if let Some((took, code)) = failures.iter().find(too_early) {
+        bail!("a new connection failed after {took:.1?} with code {code}; {failures:?}");
+    }
     ensure!(
         count.answered > 20,
         "only {} new connections",
         count.answered
     );
     Ok(format!(
-        "{open}; {} new ones, none failed, the longest took {:.1} s",
+        "{open}; {} new ones answered, {} given up, the longest took {:.1} s",
         count.answered,
+        failures.len(),
         count.longest.as_secs_f64()
     ))
 }
