@@ -7,6 +7,7 @@
 
 mod calls;
 mod cluster;
+mod installed;
 mod kubectl;
 mod objects;
 mod pods;

@@ -18,7 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 };
 
 /// How long a new connection may wait for an agent to serve again, in seconds.
-const HELD: u32 = 30;
+const HELD: u32 = 60;
 
 /// How long an agent waits for another node's to answer; a Kubernetes without `maxSurge` may leave a node without one for
 /// longer.
