@@ -1,6 +1,7 @@
 //! The cluster: its nodes, and namespaces of ours on it.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -21,6 +22,8 @@ pub(crate) struct Cluster {
     pub(crate) pull: String,
     /// Pods of scenario `churn`.
     pub(crate) churn: usize,
+    /// What ends agents in place of a rolling update.
+    pub(crate) restart_by: Option<PathBuf>,
     /// Where the traffic between the first two nodes can be seen.
     pub(crate) link: Option<Link>,
     /// The namespace that Mesh CNI is installed in.
@@ -41,6 +44,7 @@ impl Cluster {
             image: args.image.clone(),
             pull: args.pull.clone(),
             churn: args.pods,
+            restart_by: args.restart_by.clone(),
             link: args.link.as_deref().map(Link::parse).transpose()?,
             system: args.system.clone(),
             version: version["serverVersion"]["gitVersion"]

@@ -1,6 +1,7 @@
 //! What is installed on the cluster: the agents and what they say, and the authority.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -132,11 +133,17 @@ impl Cluster {
             .count())
     }
 
-    /// Replaces the agents, one node after the other, as an upgrade does.
-    pub(crate) fn roll_agents(&self) -> Result<()> {
+    /// Replaces the agents, one node after the other, as an upgrade does; or ends them as was asked for.
+    pub(crate) fn restart_agents(&self) -> Result<()> {
         let system = ["-n", &self.system];
-        self.kubectl
-            .run(&[&["rollout", "restart", AGENTS], &system[..]].concat())?;
+        if let Some(program) = &self.restart_by {
+            let status = Command::new(program).status();
+            let status = status.with_context(|| format!("cannot start {}", program.display()))?;
+            ensure!(status.success(), "{}: {status}", program.display());
+        } else {
+            self.kubectl
+                .run(&[&["rollout", "restart", AGENTS], &system[..]].concat())?;
+        }
         self.kubectl
             .run(
                 &[

@@ -53,6 +53,9 @@ struct Args {
     /// Pods of scenario `churn`
     #[arg(long, value_name = "N", default_value_t = 100)]
     pods: usize,
+    /// What ends agents in scenario `restart`, such as a script that kills one, in place of a rolling update
+    #[arg(long, value_name = "PROGRAM")]
+    restart_by: Option<PathBuf>,
     /// Where the traffic between the first two nodes passes on this machine, to look at it there (needs root)
     #[arg(long, value_name = "NETNS:DEVICE")]
     link: Option<String>,

@@ -13,7 +13,7 @@ use crate::stream::{State, Stream};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "restart",
-    about: "the agents are replaced under load: only open tunnels may end, new connections at most wait",
+    about: "the agents end and come back under load: only open tunnels may end, new connections at most wait",
     run,
 };
 
@@ -64,8 +64,8 @@ fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
         },
     )?;
     let began = Instant::now();
-    report.step("every agent is replaced", || {
-        cluster.roll_agents()?;
+    report.step("the agents end and are back", || {
+        cluster.restart_agents()?;
         cluster.healthy(Duration::from_mins(1))
     })?;
     // Whoever waits is to have his answer.
