@@ -31,7 +31,7 @@ use report::Report;
 
 /// Runs the cluster scenarios on a cluster that has Mesh CNI installed.
 #[derive(Parser)]
-#[command(name = "cargo xtask e2e")]
+#[command(name = "mesh-e2e", bin_name = "cargo xtask e2e")]
 struct Args {
     /// The scenarios whose name has this in it [default: all]
     filter: Option<String>,
@@ -145,7 +145,7 @@ fn run(args: &Args, kubectl: Kubectl) -> Result<ExitCode> {
     anyhow::ensure!(
         !scenarios.is_empty(),
         "no scenario has {:?} in its name; --list tells them",
-        args.filter
+        args.filter.as_deref().unwrap_or_default()
     );
     let cluster = Cluster::find(kubectl, args)?;
     println!("{cluster}");
