@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(config) => run(agent::run(config)),
+        Command::Run(config) => run(agent::run(*config)),
         Command::Ca(config) => run(ca::run(config)),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),

@@ -125,26 +125,24 @@ pub struct Certificate {
 
 impl From<&Health> for Source {
     fn from(it: &Health) -> Self {
-        let mut detail = match it.state {
+        let mut detail = vec![match it.state {
             SourceState::Starting => "has told nothing yet".to_owned(),
+            SourceState::Live if it.objects.is_empty() => "read whenever it changes".to_owned(),
             SourceState::Live => format!("told {} objects", it.objects.values().sum::<usize>()),
             SourceState::Stale => "cannot be asked".to_owned(),
-        };
-        if it.state == SourceState::Live && it.objects.is_empty() {
-            "read whenever it changes".clone_into(&mut detail);
-        }
+        }];
         if !it.absent.is_empty() {
-            detail += &format!("; not served: {}", it.absent.join(", "));
+            detail.push(format!("not served: {}", it.absent.join(", ")));
         }
         if let (SourceState::Starting | SourceState::Stale, Some(failure)) =
             (it.state, &it.last_error)
         {
-            detail += &format!("; {}", failure.error);
+            detail.push(failure.error.clone());
         }
         Self {
             name: it.source.clone(),
             is_current: it.state != SourceState::Stale,
-            detail,
+            detail: detail.join("; "),
         }
     }
 }
