@@ -258,6 +258,7 @@ fn options(config: &Run) -> world::Options {
         uplinks: config.uplink.clone(),
         mtu: config.mtu,
         masquerade: config.masquerade.then(|| config.no_masquerade.clone()),
+        has_proxy: config.source == Source::Kubernetes,
     }
 }
 
