@@ -28,7 +28,7 @@ use crate::model::{Attached, Change, Event, Snapshot};
 use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
-use crate::status::{self, Addresses, Node, Problem};
+use crate::status::{self, Addresses, Map, Node, Problem};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -626,6 +626,12 @@ impl World {
                 free: at_most(free),
             })
         });
+        let maps = self.dataplane.fill().unwrap_or_default().into_iter();
+        let map = |it: dataplane::Fill| Map {
+            name: it.map.to_owned(),
+            held: it.held,
+            room: it.room,
+        };
         Node {
             not_ready,
             uplinks: uplinks.collect(),
@@ -633,6 +639,7 @@ impl World {
             mtu: self.wiring(Vec::new()).mtu,
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
+            maps: maps.map(map).collect(),
             is_behind: self.behind,
             failures: self.failures,
         }
