@@ -33,7 +33,7 @@ fn verdicts(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("verdict");
     for selecting in [Selecting::One, Selecting::All] {
         for count in [10, 1_000, 10_000] {
-            let world = world(LOCAL, &policies(count, selecting));
+            let world = world((LOCAL, LOCAL), &policies(count, selecting));
             let id = BenchmarkId::new(format!("{selecting:?} of"), count);
             group.bench_with_input(id, &world, |bencher, world| {
                 bencher.iter(|| evaluate(world, black_box(&connection(world))));
@@ -45,14 +45,23 @@ fn verdicts(criterion: &mut Criterion) {
 fn compilation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(10);
-    for (pods, policies_about) in [(1_000, 100), (20_000, 100), (20_000, 10_000)] {
-        let world = world(pods, &policies(policies_about, Selecting::One));
-        let id = BenchmarkId::new(format!("{policies_about} policies, pods"), pods);
+    for (pods, apps, policies_about) in [
+        (1_000, 100, 100),
+        (20_000, 500, 100),
+        (20_000, 500, 10_000),
+        // The worst: no two pods are alike.
+        (20_000, 20_000, 100),
+    ] {
+        let world = world((pods, apps), &policies(policies_about, Selecting::One));
+        let id = BenchmarkId::new(
+            format!("{policies_about} policies, {apps} apps, pods"),
+            pods,
+        );
         group.bench_with_input(id, &world, |bencher, world| {
             bencher.iter(|| compile(black_box(world)));
         });
     }
-    let world = world(LOCAL, &blocks(5_000));
+    let world = world((LOCAL, LOCAL), &blocks(5_000));
     group.bench_function("5000 blocks and as many holes", |bencher| {
         bencher.iter(|| compile(black_box(&world)));
     });
@@ -123,12 +132,15 @@ fn policy(text: &mut String, i: usize, selector: &str, rule: &str) {
     let _ = write!(text, "{kind}\nmetadata: {metadata}\nspec: {spec}\n---\n");
 }
 
-/// Pods, of which the first [`LOCAL`] run on this node, and policies.
-fn world(pods: usize, policies: &str) -> Snapshot {
+/// Pods of some applications, of which the first [`LOCAL`] run on this node, and policies.
+fn world((pods, apps): (usize, usize), policies: &str) -> Snapshot {
     let mut text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n---\n".to_owned();
     for i in 0..pods {
         let node = if i < LOCAL { "n1" } else { "n2" };
-        let metadata = format!("{{namespace: x, name: p{i}, labels: {{app: app-{i}}}}}");
+        let metadata = format!(
+            "{{namespace: x, name: p{i}, labels: {{app: app-{}}}}}",
+            i % apps
+        );
         let status = format!("{{phase: Running, podIP: {}}}", address(i));
         let spec = format!("{{nodeName: {node}, containers: []}}");
         let kind = "apiVersion: v1\nkind: Pod";

@@ -113,20 +113,18 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     // Serving connections outlives the order to stop; everything else ends with it.
     let allowed = Arc::new(Allowed::new(snapshots.clone()));
     let out = Outbound::new(snapshots.clone(), pool.clone(), allowed.clone());
-    for listener in outbound {
-        parts.spawn(part(out.clone().run(
-            listener,
-            connections.clone(),
-            shutdown.clone(),
-        )));
-    }
     let into = Inbound::new(snapshots.clone(), certificates.clone(), allowed.clone());
+    for listener in outbound {
+        let serving = out
+            .clone()
+            .run(listener, connections.clone(), shutdown.clone());
+        parts.spawn(part(serving));
+    }
     for listener in inbound {
-        parts.spawn(part(into.clone().run(
-            listener,
-            connections.clone(),
-            shutdown.clone(),
-        )));
+        let serving = into
+            .clone()
+            .run(listener, connections.clone(), shutdown.clone());
+        parts.spawn(part(serving));
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(allowed.run(stopped.clone())));
@@ -145,21 +143,29 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ended = until_told(&mut parts).await;
     info!("stopping");
     shutdown.cancel();
+    drain(config.drain_deadline, &connections, &drained, &pool).await;
+    stopped.cancel();
+    parts.shutdown().await;
+    ended
+}
+
+/// Gives open connections until a deadline to end.
+async fn drain(
+    deadline: Duration,
+    connections: &TaskTracker,
+    drained: &CancellationToken,
+    pool: &Pool,
+) {
     connections.close();
-    let drain = async {
+    let ended = async {
         connections.wait().await;
         drained.cancel();
         pool.closed().await;
     };
-    if timeout(config.drain_deadline, drain).await.is_err() {
-        warn!(
-            open = connections.len(),
-            "connections cut at the drain deadline"
-        );
+    if timeout(deadline, ended).await.is_err() {
+        let open = connections.len();
+        warn!(open, "connections cut at the drain deadline");
     }
-    stopped.cancel();
-    parts.shutdown().await;
-    ended
 }
 
 /// Tells the world to `events`, and to `health` how it goes.
@@ -252,6 +258,7 @@ fn options(config: &Run) -> world::Options {
         uplinks: config.uplink.clone(),
         mtu: config.mtu,
         masquerade: config.masquerade.then(|| config.no_masquerade.clone()),
+        has_proxy: config.source == Source::Kubernetes,
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a node: wire its pods, carry their connections, enforce their policies.
-    Run(Run),
+    Run(Box<Run>),
     /// Serve a cluster: sign the certificates of its workloads, for the agents of the nodes they run on.
     Ca(Ca),
     /// Tell what would become of a connection, step by step, and which policy says so; nothing is sent.

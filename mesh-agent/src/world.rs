@@ -28,7 +28,7 @@ use crate::model::{Attached, Change, Event, Snapshot};
 use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
-use crate::status::{self, Addresses, Node, Problem};
+use crate::status::{self, Addresses, Map, Node, Problem};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,6 +80,8 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// Whether pods leave the cluster with the node's address, and to which networks they do not.
     pub masquerade: Option<Vec<IpNet>>,
+    /// Whether something may translate services on this node, which captured connections are to be kept from.
+    pub has_proxy: bool,
 }
 
 /// A listening socket of the agent and the slot it is meant for.
@@ -286,7 +288,7 @@ impl World {
         if self.behind {
             self.catch_up().await;
         } else if !self.network.has_masquerade().await {
-            warn!("somebody removed the nftables table that masquerades pods");
+            warn!("somebody removed our nftables table");
             self.follow_masquerade().await;
         }
     }
@@ -371,7 +373,11 @@ impl World {
     async fn follow_masquerade(&mut self) {
         let node = self.snapshot.settings().node.clone();
         let spared = self.options.masquerade.as_deref();
-        let wanted = spared.map(|spared| network::masquerade(&self.snapshot, &node, spared));
+        let wanted = match spared {
+            Some(spared) => Some(network::masquerade(&self.snapshot, &node, spared)),
+            // The same table, which masquerades nothing.
+            None => self.options.has_proxy.then(network::Masquerade::default),
+        };
         let synced = self.network.sync_masquerade(wanted).await;
         self.kept_up(synced.map_err(Error::from));
     }
@@ -620,6 +626,12 @@ impl World {
                 free: at_most(free),
             })
         });
+        let maps = self.dataplane.fill().unwrap_or_default().into_iter();
+        let map = |it: dataplane::Fill| Map {
+            name: it.map.to_owned(),
+            held: it.held,
+            room: it.room,
+        };
         Node {
             not_ready,
             uplinks: uplinks.collect(),
@@ -627,6 +639,7 @@ impl World {
             mtu: self.wiring(Vec::new()).mtu,
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
+            maps: maps.map(map).collect(),
             is_behind: self.behind,
             failures: self.failures,
         }

@@ -13,7 +13,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::holdings::{Holdings, devices};
 use mesh_tests::lab::{Lab, scenario, stop};
-use mesh_tests::node::{Node, UPLINK};
+use mesh_tests::node::Node;
 use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::world::Family;
 
@@ -117,24 +117,24 @@ fn restart(lab: &Lab, node: &Node, end: End) -> Result<()> {
     Ok(())
 }
 
-/// Every pod device has one program each way and the uplink one on its way in; returns their ids.
+/// Every device has one program each way; returns their ids.
 fn one_each(node: &Node) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for device in devices(node.netns())? {
-        for (hook, count) in [
-            (TcAttachType::Ingress, 1),
-            (TcAttachType::Egress, usize::from(device != UPLINK)),
-        ] {
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
             let (_, programs) = node
                 .netns()
                 .run(|| SchedClassifier::query_tcx(&device, hook))?;
-            ensure!(programs.len() == count, "{device}: {programs:?}");
+            ensure!(programs.len() == 1, "{device}: {programs:?}");
             ids.extend(programs.iter().map(aya::programs::ProgramInfo::id));
         }
     }
     ids.sort_unstable();
     ids.dedup();
-    ensure!(ids.len() == 3, "from_net, from_pod, to_pod: {ids:?}");
+    ensure!(
+        ids.len() == 4,
+        "from_net, to_net, from_pod, to_pod: {ids:?}"
+    );
     Ok(ids)
 }
 

@@ -9,7 +9,7 @@ use mesh_common::maps::{Flow, FlowKey};
 use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
 
 use super::Error;
-use super::maps::{removed_or_absent, take};
+use super::maps::{Fill, removed_or_absent, take};
 use super::sys::{self, Read};
 
 /// Entries read by one system call.
@@ -43,26 +43,40 @@ impl Flows {
 
     /// Reads every record.
     pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
+        (0..self.0.len()).try_for_each(|index| self.read_one(index, &mut each))
+    }
+
+    fn read_one(&self, index: usize, each: &mut impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
+        let (name, map) = &self.0[index];
+        let map = map.map().fd().as_fd();
         let mut keys = vec![NO_KEY; BATCH];
         let mut values = vec![NO_FLOW; BATCH];
-        for (name, map) in &self.0 {
-            let map = map.map().fd().as_fd();
-            let mut from = None;
-            loop {
-                let read = sys::lookup_batch(map, from, &mut keys, &mut values);
-                let Read { count, next } =
-                    read.map_err(|source| Error::Flows { map: name, source })?;
-                keys[..count]
-                    .iter()
-                    .zip(&values)
-                    .for_each(|(key, flow)| each(key, flow));
-                if next.is_none() {
-                    break;
-                }
-                from = next;
+        let mut from = None;
+        loop {
+            let read = sys::lookup_batch(map, from, &mut keys, &mut values);
+            let Read { count, next } = read.map_err(|source| Error::Flows { map: name, source })?;
+            keys[..count]
+                .iter()
+                .zip(&values)
+                .for_each(|(key, flow)| each(key, flow));
+            if next.is_none() {
+                return Ok(());
             }
+            from = next;
         }
-        Ok(())
+    }
+
+    /// How full the maps are; as [`Self::read`].
+    pub(super) fn fill(&self) -> Result<[Fill; 2], Error> {
+        let mut held = [0; 2];
+        for (index, count) in held.iter_mut().enumerate() {
+            self.read_one(index, &mut |_, _| *count += 1)?;
+        }
+        let [flows, plain] = &self.0;
+        Ok([
+            Fill::new(flows.0, held[0], flows.1.map()),
+            Fill::new(plain.0, held[1], plain.1.map()),
+        ])
     }
 
     /// Removes the records of interfaces that are not kept.

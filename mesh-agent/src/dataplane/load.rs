@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::attach::{self, Mode, pin_path};
 use super::flows::Flows;
-use super::maps::{Mirror, Trie, take};
+use super::maps::{Fill, Mirror, Trie, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
@@ -321,6 +321,22 @@ impl Dataplane {
         let flows = self.flows.retain(|other| other != index);
         let namespaces = self.namespaces.retain(|other| *other != index);
         self.pods.set(index, None).and(namespaces).and(flows)
+    }
+
+    /// How full the maps are that can fill up.
+    ///
+    /// # Errors
+    /// The records of flows cannot be read.
+    pub fn fill(&self) -> Result<Vec<Fill>, Error> {
+        let mut all = vec![
+            self.pods.fill(),
+            self.workloads.fill(),
+            self.services.fill(),
+            self.pod_cidrs.fill(),
+        ];
+        all.extend(self.policy.fill());
+        all.extend(self.flows.fill()?);
+        Ok(all)
     }
 
     /// Whether policy that pods have changed over to waits for [`Self::settle`].

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::io::ErrorKind;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, IterableMap, Map, MapData, MapError};
 use aya::{Ebpf, Pod};
 
 use super::Error;
@@ -27,6 +27,11 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         let map = HashMap::try_from(take(ebpf, name)?).map_err(error)?;
         let present = map.iter().collect::<Result<_, _>>().map_err(error)?;
         Ok(Self { name, map, present })
+    }
+
+    /// How full it is.
+    pub(super) fn fill(&self) -> Fill {
+        Fill::new(self.name, self.present.len(), self.map.map())
     }
 
     /// What the kernel holds for a key.
@@ -105,6 +110,11 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
         self.present.keys()
     }
 
+    /// How full it is.
+    pub(super) fn fill(&self) -> Fill {
+        Fill::new(self.name, self.present.len(), self.map.map())
+    }
+
     /// Makes the kernel hold a value.
     pub(super) fn insert(&mut self, key: (u32, K), value: V) -> Result<(), Error> {
         if self.present.get(&key) == Some(&value) {
@@ -140,6 +150,27 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
         Error::Map {
             map: self.name,
             source: Box::new(source),
+        }
+    }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name.
+    pub map: &'static str,
+    /// Entries that it holds.
+    pub held: usize,
+    /// Entries that it has room for; 0 when the kernel does not tell.
+    pub room: u32,
+}
+
+impl Fill {
+    pub(super) fn new(name: &'static str, held: usize, map: &MapData) -> Self {
+        Self {
+            map: name,
+            held,
+            room: map.info().map_or(0, |info| info.max_entries()),
         }
     }
 }

@@ -18,4 +18,5 @@ mod sys;
 pub use error::Error;
 pub use events::Events;
 pub use load::{Dataplane, Options};
+pub use maps::Fill;
 pub use refused::Refused;

@@ -13,7 +13,7 @@ use mesh_common::names::{MAP_CLASSES, MAP_CONFIG, MAP_POLICY};
 use mesh_common::policy::Policies;
 
 use super::Error;
-use super::maps::{Trie, take};
+use super::maps::{Fill, Trie, take};
 use super::plan::Judged;
 use crate::model::WorkloadKey;
 use crate::policy::Compiled;
@@ -68,6 +68,11 @@ impl PolicyTables {
         };
         tables.bump()?;
         Ok(tables)
+    }
+
+    /// How full the tables are.
+    pub(super) fn fill(&self) -> [Fill; 2] {
+        [self.classes.fill(), self.entries.fill()]
     }
 
     /// [`Config::revision`].

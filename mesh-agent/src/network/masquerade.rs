@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::model::Snapshot;
 
 /// What the table of ours says: a packet from `sources` is masqueraded unless it goes to `kept`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Masquerade {
     /// This node's pod CIDRs.
     pub sources: BTreeSet<IpNet>,

@@ -45,9 +45,9 @@ pub enum Error {
     /// A kernel setting cannot be made; the operator runs the agent privileged.
     #[error("kernel setting")]
     Sysctl(#[source] io::Error),
-    /// The table that masquerades cannot be written.
+    /// Our table cannot be written.
     #[error(
-        "the nftables table that masquerades pods; it needs a kernel with CONFIG_NF_TABLES_INET and CONFIG_NFT_MASQ"
+        "our nftables table, which masquerades pods and keeps kube-proxy off captured connections; it needs a kernel with CONFIG_NF_TABLES_INET, CONFIG_NFT_CT and CONFIG_NFT_MASQ"
     )]
     Nftables(#[source] io::Error),
     /// No interface has any of the node's addresses.

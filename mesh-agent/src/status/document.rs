@@ -66,6 +66,8 @@ pub struct Node {
     pub addresses: Vec<Addresses>,
     /// Whether pods leave the cluster with the node's address.
     pub masquerades: bool,
+    /// The kernel's tables that can fill up.
+    pub maps: Vec<Map>,
     /// Whether the kernel refused something and lags behind the world.
     pub is_behind: bool,
     /// How often it refused something.
@@ -79,6 +81,24 @@ pub struct Interface {
     pub name: String,
     /// Programs that should be attached there and are not, as far as the kernel tells.
     pub missing: Vec<String>,
+}
+
+/// A table of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// Its name.
+    pub name: String,
+    /// Entries that it holds.
+    pub held: usize,
+    /// Entries that it has room for; 0 when that is not known.
+    pub room: u32,
+}
+
+impl Map {
+    /// Whether nine tenths of it are taken.
+    fn is_nearly_full(&self) -> bool {
+        self.room > 0 && self.held >= self.room as usize / 10 * 9
+    }
 }
 
 /// Addresses of one family.
@@ -125,26 +145,24 @@ pub struct Certificate {
 
 impl From<&Health> for Source {
     fn from(it: &Health) -> Self {
-        let mut detail = match it.state {
+        let mut detail = vec![match it.state {
             SourceState::Starting => "has told nothing yet".to_owned(),
+            SourceState::Live if it.objects.is_empty() => "read whenever it changes".to_owned(),
             SourceState::Live => format!("told {} objects", it.objects.values().sum::<usize>()),
             SourceState::Stale => "cannot be asked".to_owned(),
-        };
-        if it.state == SourceState::Live && it.objects.is_empty() {
-            "read whenever it changes".clone_into(&mut detail);
-        }
+        }];
         if !it.absent.is_empty() {
-            detail += &format!("; not served: {}", it.absent.join(", "));
+            detail.push(format!("not served: {}", it.absent.join(", ")));
         }
         if let (SourceState::Starting | SourceState::Stale, Some(failure)) =
             (it.state, &it.last_error)
         {
-            detail += &format!("; {}", failure.error);
+            detail.push(failure.error.clone());
         }
         Self {
             name: it.source.clone(),
             is_current: it.state != SourceState::Stale,
-            detail,
+            detail: detail.join("; "),
         }
     }
 }
@@ -255,6 +273,13 @@ impl Node {
                 it.missing.join(" and ")
             );
             problem(what, "restart the agent, which attaches its programs again");
+        }
+        for it in self.maps.iter().filter(|it| it.is_nearly_full()) {
+            let what = format!("map {} holds {} of {}", it.name, it.held, it.room);
+            problem(
+                what,
+                "have fewer of its entries on this node; what finds no room is refused, never let through",
+            );
         }
         for it in self.addresses.iter().filter(|it| it.free == 0) {
             let what = format!("no {} address is left for new pods", it.family);

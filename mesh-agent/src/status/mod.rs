@@ -6,6 +6,6 @@ mod render;
 mod tests;
 
 pub use document::{
-    Addresses, Certificate, Interface, Node, Pods, Policies, Problem, Source, Status,
+    Addresses, Certificate, Interface, Map, Node, Pods, Policies, Problem, Source, Status,
 };
 pub use render::render;

@@ -90,7 +90,17 @@ fn network(it: &Node) -> Vec<String> {
                 "in step with the world"
             }
         ),
+        format!("maps          {}", fullest(it)),
         format!("addresses     {}", addresses.join("; ")),
         format!("outside       pods leave the cluster {outside}"),
     ]
+}
+
+/// The map that is nearest to its end.
+fn fullest(it: &Node) -> String {
+    let share = |held: usize, room: u32| held as u64 * 1_000_000 / u64::from(room.max(1));
+    match it.maps.iter().max_by_key(|it| share(it.held, it.room)) {
+        Some(it) => format!("fullest is {}, {} of {}", it.name, it.held, it.room),
+        None => "not known".to_owned(),
+    }
 }

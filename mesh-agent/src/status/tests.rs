@@ -67,6 +67,19 @@ fn each_problem_is_told() {
         &["mesh1", "to_pod"],
     );
     one(&with(|it| it.addresses[0].free = 0), &["IPv4"]);
+    let map = |held| Map {
+        name: "FLOWS".to_owned(),
+        held,
+        room: 1000,
+    };
+    let mut nearly_full = healthy();
+    nearly_full.maps = vec![map(900)];
+    one(
+        &status(None, Some(nearly_full.clone()), Vec::new()),
+        &["FLOWS", "900", "1000"],
+    );
+    nearly_full.maps = vec![map(899)];
+    assert_eq!(status(None, Some(nearly_full), Vec::new()).problems, []);
     let behind = with(|it| (it.is_behind, it.failures) = (true, 3));
     one(&behind, &["behind", "3"]);
     let source = Source {
