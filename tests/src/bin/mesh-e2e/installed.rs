@@ -45,20 +45,22 @@ impl Cluster {
         Ok(by_node.collect())
     }
 
+    fn agent(&self, node: &str) -> Result<String> {
+        let agent = self.agents()?.remove(node);
+        agent.with_context(|| format!("no agent runs on node {node}"))
+    }
+
     /// What the agent of a node answers to one of its commands.
     ///
     /// # Errors
     /// When there is no answer; one that says no is an answer.
     pub(crate) fn ask(&self, node: &str, question: &[&str]) -> Result<Value> {
-        let agents = self.agents()?;
-        let agent = agents
-            .get(node)
-            .with_context(|| format!("no agent runs on node {node}"))?;
+        let agent = self.agent(node)?;
         let exec = [
             "exec",
             "-n",
             &self.system,
-            agent,
+            &agent,
             "-c",
             "agent",
             "--",
@@ -120,13 +122,10 @@ impl Cluster {
 
     /// Lines of the agent of a node that have all of these in them.
     pub(crate) fn logged(&self, node: &str, words: &[&str]) -> Result<usize> {
-        let agents = self.agents()?;
-        let agent = agents
-            .get(node)
-            .with_context(|| format!("no agent runs on node {node}"))?;
+        let agent = self.agent(node)?;
         let log = self
             .kubectl
-            .run(&["logs", "-n", &self.system, agent, "-c", "agent"])?;
+            .run(&["logs", "-n", &self.system, &agent, "-c", "agent"])?;
         Ok(log
             .lines()
             .filter(|line| words.iter().all(|word| line.contains(word)))

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::objects;
@@ -177,7 +176,9 @@ impl Cluster {
     /// Every pod of a namespace is ready, and no container was started again.
     pub(crate) fn probes_green(&self, namespace: &str) -> Result<()> {
         let pods = self.kubectl.json(&["get", "pods", "-n", namespace])?;
-        for pod in pods["items"].as_array().into_iter().flatten() {
+        let pods = pods["items"].as_array().context("a list of pods")?;
+        ensure!(!pods.is_empty(), "there are no pods in {namespace}");
+        for pod in pods {
             let container = &pod["status"]["containerStatuses"][0];
             ensure!(
                 container["ready"] == true && container["restartCount"] == 0,
@@ -185,13 +186,6 @@ impl Cluster {
                 pod["metadata"]["name"].as_str().unwrap_or_default()
             );
         }
-        ensure!(
-            pods["items"]
-                .as_array()
-                .is_some_and(|pods| !pods.is_empty()),
-            "no pods in {namespace}: {}",
-            Value::String(namespace.to_owned())
-        );
         Ok(())
     }
 }
