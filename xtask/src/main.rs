@@ -5,6 +5,7 @@
 mod build;
 mod check;
 mod demo;
+mod e2e;
 mod ebpf;
 mod image;
 mod shell;
@@ -33,6 +34,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Run the scenarios on a cluster that has Mesh CNI installed
+    E2e(e2e::Args),
     /// Make the container image as a tar file, without a container tool
     Image(image::Args),
     /// Check formatting, lints and the direction of dependencies
@@ -56,6 +59,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::E2e(args) => e2e::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
