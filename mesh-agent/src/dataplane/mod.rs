@@ -17,5 +17,5 @@ mod sys;
 
 pub use error::Error;
 pub use events::Events;
-pub use load::{Dataplane, Options};
+pub use load::{Dataplane, Options, cgroup_root};
 pub use refused::Refused;
