@@ -1,6 +1,6 @@
 //! The command line: every flag with its environment variable, default and unit.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,10 +41,10 @@ pub enum Command {
     ///
     /// Exits with 0 if it is healthy, with 1 if there is a problem, with 2 if there is no answer.
     Status(Asking),
-    /// Tell whether this node can run the agent; changes nothing.
+    /// Tell whether this node can run the agent, or what around a running one is wrong; changes nothing.
     ///
-    /// Exits with 1 if it cannot.
-    Check(Check),
+    /// One line a finding, with its remedy. Exits with 1 if anything fails.
+    Check(Box<Check>),
     /// Make a node ready: a BPF file system, forwarding. For an init container that has more rights than the agent.
     Prepare(Prepare),
     /// Take everything that agents made off this node, except the interfaces of pods that still run; may be run again.
@@ -72,9 +72,34 @@ pub struct Check {
     )]
     pub cni_conf_dir: PathBuf,
 
-    /// How the answer is written.
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
-    pub output: Format,
+    /// Directory of the agent's state, by which a running agent is known.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+
+    /// Control group (v2) that holds the pods' processes [default: the root of the tree that is mounted]
+    #[arg(long, env = "MESH_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Interface that leads to other nodes; may be given more than once [default: the running agent's]
+    #[arg(long, env = "MESH_UPLINK", value_name = "NAME", value_delimiter = ',')]
+    pub uplink: Vec<String>,
+
+    /// Address of another node, to which packets of full size are sent; may be given more than once [default: those that the
+    /// running agent has routes to]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub node_address: Vec<IpAddr>,
+
+    /// File that tells how to reach the Kubernetes API [default: the service account of this pod, if this is one]
+    #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The authority of the cluster, if it has one.
+    #[command(flatten)]
+    pub remote_ca: RemoteCa,
+
+    /// What asks the running agent, if there is one.
+    #[command(flatten)]
+    pub common: Asking,
 }
 
 /// Settings of `mesh-agent prepare`.

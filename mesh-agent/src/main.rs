@@ -1,11 +1,12 @@
 //! The node agent of Mesh CNI.
 
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
-use mesh_agent::args::{Check, Cli, Command};
+use mesh_agent::args::{Cli, Command};
 use mesh_agent::{agent, ca, causes, check, prepare, uninstall};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -17,7 +18,11 @@ fn main() -> ExitCode {
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
         Command::Status(args) => asked(admin::status(&args)),
-        Command::Check(args) => checked(&args),
+        Command::Check(args) => once(async {
+            let findings = check::run(&args).await;
+            print!("{}", check::render(&findings, args.common.output));
+            Ok::<_, Infallible>(check::passes(&findings))
+        }),
         Command::Prepare(args) => once(async { prepare::prepare(args).await.map(|()| true) }),
         Command::Uninstall(args) => once(uninstall::uninstall(&args, |line| println!("{line}"))),
         Command::Pause => once(agent::until_stopped()),
@@ -58,16 +63,6 @@ fn once<E: std::error::Error>(work: impl Future<Output = Result<bool, E>>) -> Ex
             eprintln!("mesh-agent: {}", causes::causes(&error));
             ExitCode::FAILURE
         }
-    }
-}
-
-fn checked(args: &Check) -> ExitCode {
-    let lines = check::check(args);
-    print!("{}", check::render(&lines, args.output));
-    if check::passes(&lines) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
     }
 }
 

@@ -13,6 +13,7 @@ use super::protocol::{Refusal, Request, Response, VERSION};
 use super::render;
 use crate::args::{Asking, Format, Policies, Trace};
 use crate::inspect::{Outcome, Question};
+use crate::status::Status;
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,11 +97,17 @@ pub fn policies(args: Policies) -> Result<Asked, Error> {
     Ok(Asked::Yes)
 }
 
+/// Asks how the node is doing.
+pub fn ask_status(socket: &Path) -> Result<Status, Error> {
+    match ask(socket, &Request::Status)? {
+        Response::Status(status) => Ok(status),
+        Response::Trace(_) | Response::Policies(_) | Response::Refused(_) => Err(Error::Other),
+    }
+}
+
 /// Asks how the node is doing, and prints it: yes is healthy.
 pub fn status(args: &Asking) -> Result<Asked, Error> {
-    let Response::Status(status) = ask(&args.admin_socket, &Request::Status)? else {
-        return Err(Error::Other);
-    };
+    let status = ask_status(&args.admin_socket)?;
     print(args.output, &status, crate::status::render)?;
     Ok(match status.problems[..] {
         [] => Asked::Yes,

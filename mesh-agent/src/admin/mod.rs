@@ -5,6 +5,6 @@ mod protocol;
 mod render;
 mod server;
 
-pub use client::{Asked, Error as ClientError, policies, status, trace};
+pub use client::{Asked, Error as ClientError, ask_status, policies, status, trace};
 pub use protocol::{ADMIN_SOCKET, Refusal, Request, Response, VERSION};
 pub use server::{AdminServer, Error, Sources, Tell};

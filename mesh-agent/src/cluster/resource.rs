@@ -112,6 +112,12 @@ impl Resource {
         matches!(self, PeerAuthentication | AuthorizationPolicy)
     }
 
+    /// The path of all its objects in one of its versions.
+    pub(super) fn path(self, version: &str) -> String {
+        let api = if version.contains('/') { "apis" } else { "api" };
+        format!("/{api}/{version}/{}", self.plural())
+    }
+
     /// Its name in paths of the API.
     pub(super) fn plural(self) -> &'static str {
         match self {

@@ -441,7 +441,7 @@ impl Dataplane {
 }
 
 /// Where the tree of cgroups of version 2 is mounted.
-fn cgroup_root() -> Option<PathBuf> {
+pub fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let mut fields = mounts.lines().map(|line| line.split(' '));
     fields.find_map(|mut fields| {

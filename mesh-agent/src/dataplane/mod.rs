@@ -17,6 +17,6 @@ mod sys;
 
 pub use error::Error;
 pub use events::Events;
-pub use load::{Dataplane, Options};
+pub use load::{Dataplane, Options, cgroup_root};
 pub use maps::Fill;
 pub use refused::Refused;

@@ -1,5 +1,6 @@
 //! EDGE: the node's own network: sysctls, the delivery of captured packets, routes to other nodes' pods, masquerading.
 
+mod found;
 mod masquerade;
 mod netlink;
 mod nftables;
@@ -7,6 +8,7 @@ mod remove;
 mod routes;
 mod sysctl;
 
+pub use found::Found;
 pub use masquerade::{Masquerade, masquerade};
 pub use netlink::{Error, Network, Uplink};
 pub use nftables::TABLE;

@@ -362,7 +362,7 @@ fn parse(message: &RouteMessage) -> Option<NodeRoute> {
     Some(NodeRoute { prefix, via })
 }
 
-fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> {
     use rtnetlink::packet_route::route::RouteAddress;
     match address {
         RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),

@@ -14,35 +14,45 @@ impl Network {
     /// Removes our rules; returns how many there were.
     pub async fn remove_rules(&self) -> Result<usize, Error> {
         let mut removed = 0;
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let listed = self.handle.rule().get(version).execute();
-            let mut rules = collect("listing rules", listed).await?;
-            rules.retain(is_our_rule);
-            for rule in rules {
-                let gone = self.handle.rule().del(rule).execute().await;
-                tolerate(gone, Errno::ENOENT, || "removing a rule".to_owned())?;
-                removed += 1;
-            }
+        for rule in self.our_rules().await? {
+            let gone = self.handle.rule().del(rule).execute().await;
+            tolerate(gone, Errno::ENOENT, || "removing a rule".to_owned())?;
+            removed += 1;
         }
         Ok(removed)
+    }
+
+    pub(super) async fn our_rules(&self) -> Result<Vec<RuleMessage>, Error> {
+        let mut rules = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let listed = self.handle.rule().get(version).execute();
+            rules.extend(collect("listing rules", listed).await?);
+        }
+        rules.retain(is_our_rule);
+        Ok(rules)
     }
 
     /// Removes our routes from all tables; returns how many there were.
     pub async fn remove_routes(&self) -> Result<usize, Error> {
         let mut removed = 0;
+        for route in self.our_routes().await? {
+            let gone = self.handle.route().del(route).execute().await;
+            tolerate(gone, Errno::ESRCH, || "removing a route".to_owned())?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    pub(super) async fn our_routes(&self) -> Result<Vec<RouteMessage>, Error> {
+        let mut routes = Vec::new();
         for family in families() {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
             let listed = self.handle.route().get(filter).execute();
-            let mut routes = collect("listing routes", listed).await?;
-            routes.retain(is_our_route);
-            for route in routes {
-                let gone = self.handle.route().del(route).execute().await;
-                tolerate(gone, Errno::ESRCH, || "removing a route".to_owned())?;
-                removed += 1;
-            }
+            routes.extend(collect("listing routes", listed).await?);
         }
-        Ok(removed)
+        routes.retain(is_our_route);
+        Ok(routes)
     }
 
     /// Removes our nftables table; whether there was one.

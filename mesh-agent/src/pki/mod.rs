@@ -26,7 +26,7 @@ mod tests;
 pub use ca::{Authority, DEFAULT_LIFETIME, DirectoryCa};
 pub use certificate::Certificate;
 pub use error::{Error, ServingError};
-pub use remote::{Remote, RemoteCa};
+pub use remote::{Remote, RemoteCa, Standing};
 pub use report::Report;
 pub use root::{Root, RootError, new_root};
 pub use serving::Serving;

@@ -15,6 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::wire::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
 use super::{Chain, DEFAULT_LIFETIME, Error, Signer, Signing};
+use crate::causes::causes;
 use crate::model::Identity;
 
 /// Where the authority is, and what proves each side to the other.
@@ -30,6 +31,19 @@ pub struct Remote {
     pub server_name: Option<String>,
     /// The cluster that the token is of, as istiod knows it.
     pub cluster: String,
+}
+
+/// What an authority that answers thinks of us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It looked at what was asked, not only at who asked.
+    Known,
+    /// There was no token to show; why.
+    NoToken(String),
+    /// It does not sign for the token that it was shown; its words.
+    Unknown(String),
+    /// It signs for nobody at present; its words.
+    Unable(String),
 }
 
 /// A [`Signer`] that asks a [`Remote`] authority in the name of the identity's pods.
@@ -59,6 +73,28 @@ impl RemoteCa {
         })
     }
 
+    /// Dials the authority, shows it our token, and asks for what it can only refuse.
+    ///
+    /// # Errors
+    /// There is no connection to it, or it is not the one that the roots prove.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        let roots = read(&self.remote.root).await?;
+        let dialled = self.endpoint(&roots)?.connect().await;
+        let channel = dialled.map_err(|source| self.unconnected(source))?;
+        let headers = self.headers().await;
+        let shown = headers.as_ref().cloned().unwrap_or_default();
+        // No key and no identity: whoever gets as far as that says that the argument is invalid.
+        let refused = create(channel, CertificateRequest::default(), shown).await;
+        let status = refused.err().unwrap_or_else(|| Status::new(Code::Ok, ""));
+        let words = status.message().to_owned();
+        Ok(match (status.code(), headers) {
+            (_, Err(error)) => Standing::NoToken(causes(&error)),
+            (Code::Unauthenticated | Code::PermissionDenied, _) => Standing::Unknown(words),
+            (Code::Unavailable | Code::Unimplemented, _) => Standing::Unable(words),
+            _ => Standing::Known,
+        })
+    }
+
     async fn channel(&self) -> Result<Channel, Error> {
         let roots = read(&self.remote.root).await?;
         let mut connection = self.connection.lock().await;
@@ -67,14 +103,7 @@ impl RemoteCa {
         {
             return Ok(kept.channel.clone());
         }
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&roots));
-        if let Some(name) = &self.remote.server_name {
-            tls = tls.domain_name(name);
-        }
-        let channel = endpoint(&self.remote.address)?
-            .tls_config(tls)
-            .map_err(|source| self.unconnected(source))?
-            .connect_lazy();
+        let channel = self.endpoint(&roots)?.connect_lazy();
         *connection = Some(Connection {
             roots,
             channel: channel.clone(),
@@ -85,18 +114,19 @@ impl RemoteCa {
     async fn ask(&self, identity: &Identity, request: &str) -> Result<Chain, Error> {
         let lifetime = i64::try_from(DEFAULT_LIFETIME.as_secs()).unwrap_or_default();
         let message = CertificateRequest::impersonating(&identity.to_string(), request, lifetime);
-        let mut asked = Request::new(message);
-        *asked.metadata_mut() = MetadataMap::from_headers(self.headers().await?);
-        let mut client = Grpc::new(self.channel().await?);
-        client
-            .ready()
-            .await
-            .map_err(|source| self.unconnected(source))?;
-        let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
-        let codec = ProstCodec::<CertificateRequest, CertificateResponse>::default();
-        let answer = client.unary(asked, path, codec).await;
+        let headers = self.headers().await?;
+        let answer = create(self.channel().await?, message, headers).await;
         let answer = answer.map_err(|status| self.failure(identity, status))?;
-        Chain::from_pem(&answer.into_inner().cert_chain)
+        Chain::from_pem(&answer.cert_chain)
+    }
+
+    fn endpoint(&self, roots: &[u8]) -> Result<Endpoint, Error> {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(roots));
+        if let Some(name) = &self.remote.server_name {
+            tls = tls.domain_name(name);
+        }
+        let endpoint = endpoint(&self.remote.address)?.tls_config(tls);
+        endpoint.map_err(|source| self.unconnected(source))
     }
 
     /// Who asks, and of which cluster.
@@ -150,6 +180,21 @@ impl Signer for RemoteCa {
     fn sign<'a>(&'a self, identity: &'a Identity, request: &'a str) -> Signing<'a> {
         Box::pin(self.ask(identity, request))
     }
+}
+
+async fn create(
+    channel: Channel,
+    message: CertificateRequest,
+    headers: HeaderMap,
+) -> Result<CertificateResponse, Status> {
+    let mut asked = Request::new(message);
+    *asked.metadata_mut() = MetadataMap::from_headers(headers);
+    let mut client = Grpc::new(channel);
+    let ready = client.ready().await;
+    ready.map_err(|source| Status::from_error(Box::new(source)))?;
+    let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
+    let codec = ProstCodec::<CertificateRequest, CertificateResponse>::default();
+    Ok(client.unary(asked, path, codec).await?.into_inner())
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Error> {

@@ -15,6 +15,7 @@ pub use allowed::Allowed;
 pub use inbound::Inbound;
 pub use outbound::Outbound;
 pub use reach::TransparentDial;
+pub use socket::{CLIENT_PORTS, POD_PORTS};
 
 use crate::hbone::{Baggage, WorkloadKind};
 use crate::model::Workload;

@@ -21,13 +21,14 @@ const BACKLOG: i32 = 4096;
 /// How long the other end may take to answer a SYN.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Ports of the agent's sockets in the name of pods of its node, and in the name of tunnels' clients.
+/// Ports of the agent's sockets in the name of pods of its node.
 ///
 /// The kernels of the pods, and of clients elsewhere, choose theirs from 32768 on (`ip_local_port_range`), so a connection
 /// of the agent's never is one that such a kernel has already. Neither is one that the agent of the client's node has opened
 /// to a pod before that was enrolled. 15001, 15006 and 15008 are the mesh's.
-const POD_PORTS: RangeInclusive<u16> = 4096..=14_999;
-const CLIENT_PORTS: RangeInclusive<u16> = 16_384..=32_767;
+pub const POD_PORTS: RangeInclusive<u16> = 4096..=14_999;
+/// The same in the name of tunnels' clients.
+pub const CLIENT_PORTS: RangeInclusive<u16> = 16_384..=32_767;
 /// How many ports are tried before none counts as free.
 const PORT_ATTEMPTS: usize = 64;
 

@@ -137,6 +137,9 @@ pub struct Policies {
 pub struct Certificate {
     /// Whose.
     pub identity: String,
+    /// Start of its validity (RFC 3339), unless there is none yet.
+    #[serde(default)]
+    pub not_before: Option<String>,
     /// End of its validity (RFC 3339), unless there is none yet.
     pub not_after: Option<String>,
     /// Why the last request failed.
@@ -171,6 +174,7 @@ impl From<Report> for Certificate {
     fn from(it: Report) -> Self {
         Self {
             identity: it.identity,
+            not_before: it.certificate.as_ref().map(|it| it.not_before.clone()),
             not_after: it.certificate.map(|it| it.not_after),
             error: it.last_error,
         }

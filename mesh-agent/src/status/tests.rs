@@ -93,6 +93,7 @@ fn each_problem_is_told() {
     );
     let mut certificate = Certificate {
         identity: "spiffe://x".to_owned(),
+        not_before: None,
         not_after: Some("2030-01-01T00:00:00Z".to_owned()),
         error: None,
     };

@@ -14,7 +14,7 @@ use super::fake::review;
 use super::{DEFAULT_LIFETIME, DOMAIN, World, csr, id};
 use crate::authority::health;
 use crate::causes::causes;
-use crate::pki::{Certificates, Error, Signer, TrustDomains};
+use crate::pki::{Certificates, Error, Signer, Standing, TrustDomains};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -97,6 +97,33 @@ async fn tokens_and_roots_are_read_for_each_certificate() {
     );
     fs::write(file("root"), ours).unwrap();
     client.sign(&web, &request).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_learns_what_the_authority_thinks_of_it() {
+    let mut world = World::new(DEFAULT_LIFETIME).await;
+    let client = world.client();
+    let token = world.files.path().join("token");
+    assert_eq!(client.standing().await.unwrap(), Standing::Known);
+    fs::write(&token, "somebody").unwrap();
+    let standing = client.standing().await.unwrap();
+    assert!(matches!(standing, Standing::Unknown(_)), "{standing:?}");
+    fs::remove_file(&token).unwrap();
+    let standing = client.standing().await.unwrap();
+    assert!(matches!(standing, Standing::NoToken(_)), "{standing:?}");
+    fs::write(&token, "agent").unwrap();
+    world.cluster.state().away = true;
+    let standing = client.standing().await.unwrap();
+    assert!(matches!(standing, Standing::Unable(_)), "{standing:?}");
+    let (other, _) = crate::pki::new_root(DOMAIN, SystemTime::now()).unwrap();
+    fs::write(world.files.path().join("root"), other).unwrap();
+    let text = causes(&client.standing().await.unwrap_err());
+    assert!(text.contains("invalid peer certificate"), "{text}");
+    world.stop().await;
+    assert!(matches!(
+        client.standing().await,
+        Err(Error::Connect { .. })
+    ));
 }
 
 #[tokio::test]

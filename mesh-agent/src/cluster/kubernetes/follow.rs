@@ -156,9 +156,7 @@ impl Follower {
 
     async fn list(&mut self, client: &Client) -> Result<(), Trouble> {
         for version in self.resource.versions() {
-            let api = if version.contains('/') { "apis" } else { "api" };
-            let path = format!("/{api}/{version}/{}", self.resource.plural());
-            match self.list_at(client, path).await {
+            match self.list_at(client, self.resource.path(version)).await {
                 Err(Trouble::Absent) => {}
                 ended => return ended,
             }

@@ -10,6 +10,7 @@ mod keeper;
 mod mirror;
 pub mod node;
 mod options;
+mod reach;
 mod source;
 mod store;
 #[cfg(test)]
@@ -18,4 +19,5 @@ mod wire;
 
 pub use access::{Access, AccessError};
 pub use options::{Options, Timing};
+pub use reach::{Permission, Unreachable, permissions};
 pub use source::{Error, run};

@@ -350,6 +350,7 @@ const ELEMENTS: usize = 1000;
 // Of `linux/netlink.h` and `linux/netfilter/nfnetlink.h`.
 pub(super) const REQUEST: u16 = 1;
 pub(super) const ACK: u16 = 4;
+pub(super) const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
@@ -362,7 +363,8 @@ pub(super) const INET: u8 = 1;
 const NEWTABLE: u16 = 0;
 pub(super) const GETTABLE: u16 = 1;
 const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
+pub(super) const NEWCHAIN: u16 = 3;
+pub(super) const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;

@@ -7,7 +7,7 @@ mod batch;
 mod socket;
 
 pub(super) use batch::{masquerading, removal};
-pub(super) use socket::{commit, has_table};
+pub(super) use socket::{chains, commit, has_table};
 
 /// Name of our table, of family inet.
 pub const TABLE: &str = "mesh-cni";

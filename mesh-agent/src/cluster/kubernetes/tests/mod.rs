@@ -1,5 +1,6 @@
 //! From an API server to events, whatever becomes of the server.
 
+mod permissions;
 mod scale;
 mod server;
 mod starts;

@@ -202,9 +202,7 @@ impl World {
 }
 
 fn path(resource: Resource) -> String {
-    let version = resource.versions()[0];
-    let api = if version.contains('/') { "apis" } else { "api" };
-    format!("/{api}/{version}/{}", resource.plural())
+    resource.path(resource.versions()[0])
 }
 
 fn id(object: &Value) -> String {
