@@ -1,7 +1,8 @@
-//! `cargo xtask`: builds, demonstrates, tests and checks Mesh CNI.
+//! `cargo xtask`: builds, demonstrates, tests, measures and checks Mesh CNI.
 //!
 //! Whatever a step needs and the machine lacks is prepared under `target/`, with one line of progress a step.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -33,6 +34,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Measure what the mesh costs, beside the same pods without it (needs root)
+    Bench(bench::Args),
     /// Make the container image as a tar file, without a container tool
     Image(image::Args),
     /// Check formatting, lints and the direction of dependencies
@@ -56,6 +59,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
