@@ -11,6 +11,7 @@ use aya::maps::{HashMap, Map, MapData};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{Service, Workload};
 use mesh_common::names;
+use nix::unistd::Pid;
 
 use crate::capture::Capture;
 use crate::cni::{Answer, Call, Cni};
@@ -273,6 +274,11 @@ impl Agent<'_> {
     /// Whether it runs.
     pub fn is_running(self) -> bool {
         self.0.process().as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Its process, when it was started.
+    pub fn pid(self) -> Option<Pid> {
+        self.0.process().as_ref()?.pid().ok()
     }
 
     /// Its whole log, all starts.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -22,7 +23,9 @@ use tempfile::TempDir;
 
 use crate::bpffs::Bpffs;
 use crate::counters::Counters;
-use crate::world::{Table, UPLINK};
+use crate::netns::Netns;
+use crate::vectors::Vector;
+use crate::world::{NO_POD, Table, UPLINK, Who};
 
 /// Where `cargo xtask build` leaves the object.
 pub fn path() -> PathBuf {
@@ -207,20 +210,7 @@ impl Object {
         mark: u32,
         frame: &[u8],
     ) -> Result<Ran> {
-        let mut context = [0_u8; SK_BUFF];
-        let mut set = |field: usize, value: u32| {
-            context[field * 4..][..4].copy_from_slice(&value.to_ne_bytes());
-        };
-        let (ingress, mark) = match origin {
-            Origin::Forwarded if client != 0 => (client, mark),
-            Origin::Forwarded => (UPLINK, mark),
-            Origin::Itself => (ifindex, mark),
-            Origin::Node => (0, mark),
-            Origin::Agent => (0, names::MARK_AGENT),
-        };
-        set(FIELD_MARK, mark);
-        set(FIELD_INGRESS_IFINDEX, ingress);
-        set(FIELD_IFINDEX, ifindex);
+        let context = context((ifindex, client), origin, mark);
         let mut written = [0_u8; SK_BUFF];
         let mut out = vec![0_u8; frame.len() + 64];
         let result = classifier(&mut self.ebpf, hook)?.test_run(TestRunOptions {
@@ -241,11 +231,54 @@ impl Object {
         })
     }
 
+    /// Runs a program on one packet again and again, as [`Self::run`] does, and returns the mean time, of which the kernel
+    /// tells whole nanoseconds.
+    pub fn time(&mut self, vector: &Vector, repeat: u32) -> Result<Duration> {
+        let at = (vector.ifindex, vector.client);
+        let result = classifier(&mut self.ebpf, vector.hook)?.test_run(TestRunOptions {
+            data_in: Some(&vector.frame),
+            ctx_in: Some(&context(at, vector.origin, 0)),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.duration)
+    }
+
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("the object has no map {name}"))
     }
+}
+
+/// Works with the object loaded and filled, in a namespace that has the interfaces of the table; a listener lives there.
+pub fn in_namespace(
+    name: &str,
+    work: impl FnOnce(&mut Object, &TcpListener) -> Result<()> + Send,
+) -> Result<()> {
+    Netns::remove(name)?;
+    let netns = Netns::create(name)?;
+    let result = (|| {
+        for who in Who::ALL {
+            let index = who.ifindex();
+            if index != 0 {
+                let inside = index + 100;
+                netns.ip(&format!(
+                    "link add p{index} index {index} type veth peer name q{index} index {inside}"
+                ))?;
+            }
+        }
+        netns.ip(&format!(
+            "link add up index {UPLINK} type veth peer name no index {NO_POD}"
+        ))?;
+        netns.run(|| {
+            let mut object = Object::load()?;
+            object.fill(&Table::cluster())?;
+            work(&mut object, &TcpListener::bind("[::]:0")?)
+        })
+    })();
+    Netns::remove(name)?;
+    result
 }
 
 /// The maps of flows, of enrolled and of plain pods.
@@ -266,6 +299,25 @@ const SK_BUFF: usize = 192;
 const FIELD_MARK: usize = 2;
 const FIELD_INGRESS_IFINDEX: usize = 9;
 const FIELD_IFINDEX: usize = 10;
+
+/// A context for a packet at an interface, by who sent it.
+fn context((ifindex, client): (u32, u32), origin: Origin, mark: u32) -> [u8; SK_BUFF] {
+    let mut context = [0_u8; SK_BUFF];
+    let mut set = |field: usize, value: u32| {
+        context[field * 4..][..4].copy_from_slice(&value.to_ne_bytes());
+    };
+    let (ingress, mark) = match origin {
+        Origin::Forwarded if client != 0 => (client, mark),
+        Origin::Forwarded => (UPLINK, mark),
+        Origin::Itself => (ifindex, mark),
+        Origin::Node => (0, mark),
+        Origin::Agent => (0, names::MARK_AGENT),
+    };
+    set(FIELD_MARK, mark);
+    set(FIELD_INGRESS_IFINDEX, ingress);
+    set(FIELD_IFINDEX, ifindex);
+    context
+}
 
 fn classifier(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     match ebpf.program_mut(hook.name()) {

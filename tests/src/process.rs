@@ -48,6 +48,11 @@ impl Process {
         Ok(process)
     }
 
+    /// Its number.
+    pub fn pid(&self) -> Result<Pid> {
+        pid(self.child.id())
+    }
+
     /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -17,7 +17,7 @@ use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::counters::Packets;
 use mesh_tests::frames;
 use mesh_tests::netns::Netns;
-use mesh_tests::object::{Object, action};
+use mesh_tests::object::{Object, action, in_namespace};
 use mesh_tests::vectors::{self, Vector, is_outward};
 use mesh_tests::world::{Decision, HOST_MAC, NO_POD, REVISION, Table, UPLINK, Who, local, plain};
 
@@ -100,36 +100,6 @@ fn the_object_agrees_with_the_host_on_damaged_packets() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Runs a test with the object loaded and filled, in a namespace that has the interfaces of the table.
-fn in_namespace(
-    name: &str,
-    test: impl FnOnce(&mut Object, &TcpListener) -> Result<()> + Send,
-) -> Result<()> {
-    Netns::remove(name)?;
-    let netns = Netns::create(name)?;
-    let result = (|| {
-        for who in Who::ALL {
-            let index = who.ifindex();
-            if index != 0 {
-                let inside = index + 100;
-                netns.ip(&format!(
-                    "link add p{index} index {index} type veth peer name q{index} index {inside}"
-                ))?;
-            }
-        }
-        netns.ip(&format!(
-            "link add up index {UPLINK} type veth peer name no index {NO_POD}"
-        ))?;
-        netns.run(|| {
-            let mut object = Object::load()?;
-            object.fill(&Table::cluster())?;
-            test(&mut object, &TcpListener::bind("[::]:0")?)
-        })
-    })();
-    Netns::remove(name)?;
-    result
 }
 
 /// Whether the kernel takes the frame: it wants the fixed part of the IP header whole.

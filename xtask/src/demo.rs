@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binaries = if args.down {
         target().join("debug")
     } else {
-        test::install_packages()?;
+        test::install_packages(&[])?;
         build::run(&build::Args::DEBUG)?
     };
     step("building the demo");

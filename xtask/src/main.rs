@@ -1,7 +1,8 @@
-//! `cargo xtask`: builds, demonstrates, tests and checks Mesh CNI.
+//! `cargo xtask`: builds, demonstrates, tests, measures and checks Mesh CNI.
 //!
 //! Whatever a step needs and the machine lacks is prepared under `target/`, with one line of progress a step.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Args),
     /// Run the scenarios on a cluster that has Mesh CNI installed
     E2e(e2e::Args),
+    /// Measure what the mesh costs, beside the same pods without it (needs root)
+    Bench(bench::Args),
     /// Make the container image as a tar file, without a container tool
     Image(image::Args),
     /// Check formatting, lints and the direction of dependencies
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::E2e(args) => e2e::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let all = !(args.unit || args.packet || args.netns);
     if all || args.packet || args.netns {
         require_root("running the packet tests and scenarios")?;
-        install_packages()?;
+        install_packages(&[])?;
     }
     let filter = args.filter.as_deref();
     if all || args.unit {
@@ -100,11 +100,12 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("/usr/bin/python3", "python3"),
 ];
 
-/// Installs the Debian packages that are missing.
-pub(crate) fn install_packages() -> Result<()> {
+/// Installs the Debian packages that are missing, among them those of `more` programs.
+pub(crate) fn install_packages(more: &[(&str, &'static str)]) -> Result<()> {
     let mut missing: Vec<&str> = PROGRAMS
-        .into_iter()
-        .filter_map(|(program, package)| (!is_installed(program)).then_some(package))
+        .iter()
+        .chain(more)
+        .filter_map(|&(program, package)| (!is_installed(program)).then_some(package))
         .collect();
     if !has_python_h2() {
         missing.push("python3-h2");

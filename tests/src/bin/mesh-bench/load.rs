@@ -1,0 +1,239 @@
+//! The load: clients in one pod, servers in another, the same for both sides of a pair. Blocking sockets, a thread for
+//! each connection at each end.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, Scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use mesh_tests::pod::{PATIENCE, Pod};
+use mesh_tests::world::Family;
+use socket2::SockRef;
+
+use crate::cpu::{Meter, Used};
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Send as much as goes, in so many connections. The unit is a byte, counted where it arrives.
+    Bulk(usize),
+    /// Send 64 bytes and wait for as many, in so many connections. The unit is a round trip.
+    PingPong(usize),
+    /// Connect, one round trip, close; so many at a time. The unit is a connection.
+    Churn(usize),
+}
+
+/// Who loads whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    pub(crate) client: &'a Pod<'a>,
+    pub(crate) server: &'a Pod<'a>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// How long it was.
+    pub(crate) seconds: f64,
+    /// How much was done.
+    pub(crate) units: f64,
+    /// Microseconds that each unit took; empty for bulk.
+    pub(crate) latencies: Vec<f64>,
+    /// Units that failed.
+    pub(crate) errors: u64,
+    pub(crate) cpu: Used,
+}
+
+/// The first port of the servers.
+const PORT: u16 = 9_000;
+/// Ports of the servers that connections come and go at: a client has ports for seconds, for each of them.
+const CHURN_PORTS: u16 = 8;
+/// One write, and the room for one read.
+const BLOCK: usize = 256 << 10;
+const MESSAGE: usize = 64;
+/// How long load runs before it counts: tunnels are made, windows grow.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How often a server that waits for a client looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What all threads of a run see.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    counts: AtomicBool,
+    bytes: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Loads for some time, and measures all but the beginning.
+///
+/// # Errors
+/// When a connection that is to last does not.
+pub(crate) fn run(work: Work, ends: Ends<'_>, meter: &Meter, time: Duration) -> Result<Measured> {
+    let shared = Shared::default();
+    let (ports, servers) = match work {
+        Work::Bulk(count) | Work::PingPong(count) => (1, count),
+        // A server still reads the end of one connection while its client opens the next.
+        Work::Churn(count) => (CHURN_PORTS, 2 * count / usize::from(CHURN_PORTS)),
+    };
+    let listeners = (PORT..PORT + ports).map(|port| listen(ends.server, port));
+    let listeners: Vec<_> = listeners.collect::<Result<_>>()?;
+    thread::scope(|scope| {
+        for listener in &listeners {
+            for _ in 0..servers {
+                scope.spawn(|| serve(listener, work, &shared));
+            }
+        }
+        let measured = measure(scope, work, ends, meter, time, &shared);
+        shared.stop.store(true, Relaxed);
+        measured
+    })
+}
+
+fn measure<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: Work,
+    ends: Ends<'scope>,
+    meter: &Meter,
+    time: Duration,
+    shared: &'scope Shared,
+) -> Result<Measured> {
+    let (Work::Bulk(count) | Work::PingPong(count) | Work::Churn(count)) = work;
+    let to = ends.server.ip(Family::V4);
+    let clients: Vec<_> = (0..count)
+        .map(|number| {
+            scope.spawn(move || {
+                ends.client.netns().enter();
+                let done = client(work, number, to, shared);
+                done.with_context(|| format!("{work:?}, connection {number} to {to}"))
+            })
+        })
+        .collect();
+    sleep(WARM_UP);
+    let (before, bytes) = (meter.read()?, shared.bytes.load(Relaxed));
+    let start = Instant::now();
+    shared.counts.store(true, Relaxed);
+    sleep(time);
+    shared.counts.store(false, Relaxed);
+    let (seconds, bytes) = (
+        start.elapsed().as_secs_f64(),
+        shared.bytes.load(Relaxed) - bytes,
+    );
+    let cpu = meter.read()?.since(&before);
+    shared.stop.store(true, Relaxed);
+    let mut latencies = Vec::new();
+    for client in clients {
+        let taken = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        latencies.extend(taken);
+    }
+    let units = match work {
+        Work::Bulk(_) => bytes as f64,
+        _ => latencies.len() as f64,
+    };
+    Ok(Measured {
+        seconds,
+        units,
+        latencies,
+        errors: shared.errors.load(Relaxed),
+        cpu,
+    })
+}
+
+fn listen(pod: &Pod<'_>, port: u16) -> Result<TcpListener> {
+    let listener = pod.listen(port)?;
+    SockRef::from(&listener).set_read_timeout(Some(LOOK))?;
+    Ok(listener)
+}
+
+fn serve(listener: &TcpListener, work: Work, shared: &Shared) {
+    while !shared.stop.load(Relaxed) {
+        if let Ok((stream, _)) = listener.accept() {
+            // What goes wrong shows at the client.
+            let _ = prepare(&stream).and_then(|()| match work {
+                Work::Bulk(_) => sink(stream, shared),
+                Work::PingPong(_) | Work::Churn(_) => echo(stream),
+            });
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+fn sink(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    loop {
+        match stream.read(&mut block)? {
+            0 => return Ok(()),
+            n => shared.bytes.fetch_add(n as u64, Relaxed),
+        };
+    }
+}
+
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    let mut message = [0; MESSAGE];
+    loop {
+        match stream.read(&mut message)? {
+            0 => return Ok(()),
+            n => stream.write_all(&message[..n])?,
+        }
+    }
+}
+
+/// Works until it is told to stop, and returns how long each unit took while they counted, in microseconds.
+fn client(work: Work, number: usize, to: IpAddr, shared: &Shared) -> io::Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    let mut note = |since: Instant| {
+        if shared.counts.load(Relaxed) {
+            latencies.push(since.elapsed().as_secs_f64() * 1e6);
+        }
+    };
+    let goes_on = || !shared.stop.load(Relaxed);
+    match work {
+        Work::Bulk(_) => {
+            let block = vec![0x5a; BLOCK];
+            let mut stream = connect(SocketAddr::new(to, PORT))?;
+            while goes_on() {
+                stream.write_all(&block)?;
+            }
+        }
+        Work::PingPong(_) => {
+            let stream = connect(SocketAddr::new(to, PORT))?;
+            while goes_on() {
+                let start = Instant::now();
+                round_trip(&stream)?;
+                note(start);
+            }
+        }
+        Work::Churn(_) => {
+            let port = PORT + (number as u64 % u64::from(CHURN_PORTS)) as u16;
+            while goes_on() {
+                let start = Instant::now();
+                match connect(SocketAddr::new(to, port)).and_then(|stream| round_trip(&stream)) {
+                    Ok(()) => note(start),
+                    Err(_) => {
+                        shared.errors.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+        }
+    }
+    Ok(latencies)
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+fn round_trip(mut stream: &TcpStream) -> io::Result<()> {
+    let mut message = [0x5a; MESSAGE];
+    stream.write_all(&message)?;
+    stream.read_exact(&mut message)
+}

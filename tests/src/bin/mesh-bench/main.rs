@@ -1,0 +1,112 @@
+//! The bench: what the mesh costs beside the same cabling without it, in one run. README.md beside this file tells how to
+//! read it and how to profile.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "figures are printed with three digits"
+)]
+
+mod cpu;
+mod load;
+mod machine;
+mod memory;
+mod plugin;
+mod programs;
+mod references;
+mod report;
+mod row;
+mod stage;
+mod statistics;
+mod traffic;
+mod world;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use mesh_tests::app::raise_descriptor_limit;
+
+use crate::machine::Machine;
+use crate::report::Report;
+
+/// Measures Mesh CNI beside pods that are not enrolled, on the same cabling and in the same run.
+#[derive(Parser)]
+#[command(name = "mesh-bench")]
+struct Args {
+    /// Measure only rows whose key contains this, as `cross.bulk`, `cni` or `world`
+    filter: Option<String>,
+    /// Three short pairs a row in place of five
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What is measured, and how thoroughly.
+struct Plan {
+    filter: String,
+    pairs: usize,
+    /// How long one side of a pair is loaded.
+    seconds: f64,
+}
+
+impl Plan {
+    /// Whether a row is asked for, or a group that a row belongs to.
+    fn wants(&self, key: &str) -> bool {
+        key.contains(&self.filter) || self.filter.starts_with(&format!("{key}."))
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let plan = Plan {
+        filter: args.filter.clone().unwrap_or_default(),
+        pairs: if args.quick { 3 } else { 5 },
+        seconds: if args.quick { 1.0 } else { 2.0 },
+    };
+    raise_descriptor_limit()?;
+    let mut report = Report::new(Machine::look()?);
+    measure(&plan, &mut report)?;
+    ensure!(
+        !report.is_empty(),
+        "no row has {:?} in its key; the rows are cross.*, same.*, mem.*, cni.*, tc.* and world.*",
+        plan.filter
+    );
+    report.print();
+    if let Some(path) = &args.json {
+        fs::write(path, format!("{:#}\n", report.json()?))
+            .with_context(|| format!("cannot write --json {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
+    if stage::is_wanted(plan) {
+        stage::with(|stage| {
+            // Memory first: what load leaves behind is not idle.
+            memory::measure(plan, stage, report)?;
+            plugin::measure(plan, stage.lab, report)?;
+            traffic::measure(plan, stage, report)
+        })?;
+    }
+    if plan.wants(programs::KEY) {
+        programs::measure(report)?;
+    }
+    if plan.wants(world::KEY) {
+        world::measure(plan, report)?;
+    }
+    Ok(())
+}
