@@ -228,6 +228,10 @@ impl World {
                 () = shutdown.cancelled(), if !self.draining => {
                     self.draining = true;
                     commands.close();
+                    // Who connects from here on waits for the next agent.
+                    if let Err(error) = self.dataplane.retire() {
+                        warn!(error = &error as &dyn std::error::Error, "the listeners stay in their slots");
+                    }
                     lock.take();
                 }
                 count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {

@@ -1,6 +1,7 @@
 //! Agents come and go under load: connections within a node and those of plain pods never notice, tunnels work again at
 //! once, and the next agent takes up exactly what the last one left.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
@@ -57,6 +58,7 @@ fn again_and_again(name: &str, end: End) -> Result<()> {
         let load = Load {
             unharmed: [(&client, &near), (&plain, &plain_far), (&plain, &near)],
             tunnelled: (&client, &far),
+            end,
             done: AtomicBool::new(false),
         };
         load.during(|| {
@@ -142,8 +144,9 @@ fn one_each(node: &Node) -> Result<Vec<u32>> {
 struct Load<'a> {
     /// Client and server that must not notice.
     unharmed: [(&'a Pod<'a>, &'a Pod<'a>); 3],
-    /// Those whose connections fail while an agent is away.
+    /// Those whose connections fail when an agent is killed, and wait when it is stopped.
     tunnelled: (&'a Pod<'a>, &'a Pod<'a>),
+    end: End,
     done: AtomicBool,
 }
 
@@ -166,17 +169,27 @@ impl Load<'_> {
                 threads.push(scope.spawn(|| self.talk(stream)));
                 threads.push(scope.spawn(|| self.connect(client, *to)));
             }
-            let fickle = scope.spawn(|| self.fickle(client, far.at(Family::V4, 8080)));
+            let fickle: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| self.fickle(client, far.at(Family::V4, 8080))))
+                .collect();
             let outcome = work();
             self.done.store(true, Ordering::Relaxed);
             for thread in threads {
                 let exchanges = thread.join().expect("does not panic")?;
                 ensure!(exchanges > 50, "only {exchanges} exchanges");
             }
-            let (good, bad) = fickle.join().expect("does not panic");
-            println!("tunnelled connections: {good} good, {bad} cut");
+            let (mut good, mut cut) = (0, Vec::new());
+            for thread in fickle {
+                let (more, errors) = thread.join().expect("does not panic");
+                good += more;
+                cut.extend(errors);
+            }
+            println!("tunnelled connections: {good} good, {} cut", cut.len());
             outcome?;
             ensure!(good > 50, "only {good} tunnelled connections");
+            // What is open when an agent is told to stop has seconds to end; on a busy machine one may be late.
+            let few = cut.len() * 100 <= good as usize;
+            ensure!(matches!(self.end, End::Kill) || few, "cut: {cut:?}");
             Ok(())
         })
     }
@@ -205,22 +218,26 @@ impl Load<'_> {
         Ok(exchanges)
     }
 
-    /// New tunnelled connections that worked, and those that did not.
-    fn fickle(&self, client: &Pod<'_>, to: SocketAddr) -> (u32, u32) {
-        let (mut good, mut bad) = (0, 0);
+    /// New tunnelled connections that worked, and how others failed.
+    fn fickle(&self, client: &Pod<'_>, to: SocketAddr) -> (u32, Vec<io::Error>) {
+        let (mut good, mut cut) = (0, Vec::new());
+        // A SYN that is held while the agent is away is sent again after a second.
+        let patience = match self.end {
+            End::Stop => PATIENCE,
+            End::Kill => Duration::from_millis(200),
+        };
         while self.is_on() {
-            // A SYN that is held while the agent is away would be sent again after a second.
-            let brief = || TcpStream::connect_timeout(&to, Duration::from_millis(200));
-            let stream = client.netns().run(brief);
+            let connect = || TcpStream::connect_timeout(&to, patience);
+            let stream = client.netns().run(connect);
             let exchange = stream.and_then(|it| {
                 it.set_read_timeout(Some(PATIENCE))?;
                 echoes(&it, SECRET)
             });
             match exchange {
                 Ok(()) => good += 1,
-                Err(_) => bad += 1,
+                Err(error) => cut.push(error),
             }
         }
-        (good, bad)
+        (good, cut)
     }
 }

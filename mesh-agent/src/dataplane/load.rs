@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::attach::{self, Mode, pin_path};
 use super::flows::Flows;
-use super::maps::{Fill, Mirror, Trie, take};
+use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
@@ -246,6 +246,22 @@ impl Dataplane {
                 slot,
                 source: Box::new(source),
             })
+    }
+
+    /// Empties the slots: no connection begins until an agent publishes its listeners again.
+    pub fn retire(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        for slot in [Slot::Outbound, Slot::Inbound] {
+            for v6 in [false, true] {
+                let cleared = self.listeners.clear_index(&Slot::index(slot as u32, v6));
+                let cleared = removed_or_absent(cleared).map_err(|source| Error::Listener {
+                    slot,
+                    source: Box::new(source),
+                });
+                first = first.and(cleared);
+            }
+        }
+        first
     }
 
     /// Makes the maps agree with the world about what changed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -15,12 +16,18 @@ use super::socket;
 /// How long to wait when the kernel has no descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// More than a handshake takes within a cluster.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// Hands every accepted connection to `serve` until shutdown, with its place in the budget; resets those that get none.
 ///
 /// One that was opened to the listener itself is reset: no pod's destination is meant, and the agent's connection on
 /// behalf of a pod would come back here (`route_localnet` lets pods send to the loopback address).
 ///
 /// A failing accept is told and tried again: a node out of descriptors must not stop serving for good.
+///
+/// After the shutdown, connections that are in the queue or half open are still accepted, until none has come for
+/// [`QUIET`]: the world takes the listener out of its slot, so there will be no others.
 pub(super) async fn accept(
     listener: &TcpListener,
     shutdown: &CancellationToken,
@@ -29,9 +36,16 @@ pub(super) async fn accept(
 ) {
     let own = listener.local_addr().ok();
     loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+        let accepted = if shutdown.is_cancelled() {
+            let Ok(accepted) = timeout(QUIET, listener.accept()).await else {
+                return;
+            };
+            accepted
+        } else {
+            tokio::select! {
+                () = shutdown.cancelled() => continue,
+                accepted = listener.accept() => accepted,
+            }
         };
         match accepted {
             Ok((stream, _)) if stream.local_addr().ok() == own => socket::reset(stream),
