@@ -163,7 +163,7 @@ fn forwarding(it: &Forwarding, agent_runs: bool) -> Finding {
             ),
         )
     } else if it.is_writable {
-        Finding::warn(what, "nothing is to be done: the agent sets it to 1")
+        Finding::ok(format!("{what}, which the agent sets to 1"))
     } else {
         Finding::fail(
             format!("{what}, and is read-only"),
@@ -309,7 +309,7 @@ mod tests {
             forwarding(&it, agent_runs)
         };
         is(&of("1", false, true), Fine, "ip_forward");
-        is(&of("0", true, false), Warn, "the agent sets it");
+        is(&of("0", true, false), Fine, "the agent sets to 1");
         is(&of("0", false, false), Fail, "prepare");
         is(&of("0", true, true), Fail, "sysctl.d");
     }
