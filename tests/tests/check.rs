@@ -67,7 +67,7 @@ fn of_a_node_before_its_agent() -> Result<()> {
             .all(|it| it.starts_with("ok ") || it.starts_with("WARN ")),
         "{text}"
     );
-    check.told("warn", "ip_forward is 0", "the agent sets it")?;
+    check.told("ok", "ip_forward is 0, which the agent sets to 1", "")?;
 
     fs::write(
         check.conflists.join("05-other.conflist"),

@@ -20,6 +20,7 @@ pub(super) fn mounts(bpffs: &Path, cgroup: Option<&Path>) -> Mounts {
     Mounts {
         bpffs: bpffs.to_owned(),
         is_bpffs: bpffs::is_bpffs(parent),
+        is_usual: bpffs.starts_with(bpffs::DEFAULT_MOUNT),
         cgroup: path.map(|path| self::cgroup(path, cgroup.is_some())),
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Mounts {
     pub(super) bpffs: PathBuf,
     /// Whether it is, or would be, on a BPF file system.
     pub(super) is_bpffs: bool,
+    /// Whether it is where the agent mounts one if it may.
+    pub(super) is_usual: bool,
     /// The tree of control groups, unless there is none.
     pub(super) cgroup: Option<Cgroup>,
 }
@@ -81,17 +83,27 @@ fn feature(it: &Feature) -> Finding {
     }
 }
 
-pub(super) fn mounts(it: &Mounts) -> Vec<Finding> {
+/// Judges them; a running agent has mounted what it mounts.
+pub(super) fn mounts(it: &Mounts, agent_runs: bool) -> Vec<Finding> {
+    vec![pins(it, agent_runs), cgroup(it.cgroup.as_ref())]
+}
+
+fn pins(it: &Mounts, agent_runs: bool) -> Finding {
     let path = it.bpffs.display();
-    let pins = if it.is_bpffs {
-        Finding::ok(format!("{path} is on a BPF file system"))
-    } else {
-        Finding::fail(
-            format!("{path} is on no BPF file system"),
-            "mount one (`mesh-agent prepare` does, at /sys/fs/bpf), or name another directory with --bpffs",
-        )
-    };
-    vec![pins, cgroup(it.cgroup.as_ref())]
+    if it.is_bpffs {
+        return Finding::ok(format!("{path} is on a BPF file system"));
+    }
+    let what = format!("{path} is on no BPF file system");
+    if it.is_usual && !agent_runs {
+        return Finding::warn(
+            what,
+            "on a host nothing is to be done: the agent mounts one; in a container run `mesh-agent prepare` before it",
+        );
+    }
+    Finding::fail(
+        what,
+        "mount one (`mesh-agent prepare` does, at /sys/fs/bpf), or name another directory with --bpffs",
+    )
 }
 
 fn cgroup(it: Option<&Cgroup>) -> Finding {
@@ -151,7 +163,7 @@ fn forwarding(it: &Forwarding, agent_runs: bool) -> Finding {
             ),
         )
     } else if it.is_writable {
-        Finding::warn(what, "nothing is to be done: the agent sets it to 1")
+        Finding::ok(format!("{what}, which the agent sets to 1"))
     } else {
         Finding::fail(
             format!("{what}, and is read-only"),
@@ -160,19 +172,19 @@ fn forwarding(it: &Forwarding, agent_runs: bool) -> Finding {
     }
 }
 
-/// The kernel takes the stricter of `all` and the interface's own. Strict is harmless while there is one way only.
+/// The kernel takes the larger of `all` and the interface's own. Strict (1) is harmless while there is one way only.
 fn reverse_path(values: &[(String, Option<u8>)]) -> Vec<Finding> {
     let of_all = values.iter().find(|(name, _)| name == "all");
     let of_all = of_all.and_then(|(_, value)| *value).unwrap_or_default();
     let uplinks: Vec<_> = values.iter().filter(|(name, _)| name != "all").collect();
+    if uplinks.is_empty() {
+        return vec![Finding::ok(format!("ipv4/conf/all/rp_filter is {of_all}"))];
+    }
     let one_way = uplinks.len() == 1;
     let judged = uplinks.iter().filter_map(|(name, value)| {
-        let what = format!(
-            "ipv4/conf/{name}/rp_filter is in effect {}",
-            of_all.max((*value)?)
-        );
-        let is_strict = of_all.max((*value)?) == 1;
-        Some(if is_strict && !one_way {
+        let value = of_all.max((*value)?);
+        let what = format!("ipv4/conf/{name}/rp_filter is in effect {value}");
+        Some(if value == 1 && !one_way {
             Finding::warn(
                 format!("{what} (strict), and there are {} uplinks", uplinks.len()),
                 "set it to 2: replies may come in by another uplink than requests leave by",
@@ -269,16 +281,19 @@ mod tests {
 
     #[test]
     fn a_bpf_file_system_is_needed() {
-        let of = |is_bpffs| {
+        let of = |is_bpffs, is_usual, agent_runs| {
             let mounts = Mounts {
                 bpffs: "/b".into(),
                 is_bpffs,
+                is_usual,
                 cgroup: None,
             };
-            self::mounts(&mounts).swap_remove(0)
+            pins(&mounts, agent_runs)
         };
-        is(&of(true), Fine, "/b");
-        is(&of(false), Fail, "mesh-agent prepare");
+        is(&of(true, false, true), Fine, "/b");
+        is(&of(false, false, false), Fail, "mesh-agent prepare");
+        is(&of(false, true, false), Warn, "the agent mounts one");
+        is(&of(false, true, true), Fail, "mesh-agent prepare");
     }
 
     #[test]
@@ -294,7 +309,7 @@ mod tests {
             forwarding(&it, agent_runs)
         };
         is(&of("1", false, true), Fine, "ip_forward");
-        is(&of("0", true, false), Warn, "the agent sets it");
+        is(&of("0", true, false), Fine, "the agent sets to 1");
         is(&of("0", false, false), Fail, "prepare");
         is(&of("0", true, true), Fail, "sysctl.d");
     }
@@ -308,6 +323,7 @@ mod tests {
                 .collect();
             reverse_path(&values)
         };
+        is(&of(&[("all", 1)])[0], Fine, "all/rp_filter is 1");
         is(&of(&[("all", 1), ("eth0", 0)])[0], Fine, "eth0");
         is(
             &of(&[("all", 1), ("eth0", 0), ("eth1", 2)])[0],

@@ -84,8 +84,9 @@ pub(super) fn passage(to: IpAddr, it: Passage) -> Finding {
 
 /// Judges the clock by the certificates of the running agent, if there are any.
 pub(super) fn clock(now: SystemTime, agent: Option<&Status>) -> Finding {
-    let told = Timestamp::try_from(now).map(|it| it.to_string());
-    let what = format!("the clock says {}", told.unwrap_or_default());
+    let told = Timestamp::try_from(now).and_then(|it| Timestamp::from_second(it.as_second()));
+    let told = told.map_or_else(|_| "nothing sane".to_owned(), |it| it.to_string());
+    let what = format!("the clock says {told}");
     let remedy =
         "set the clock; certificates are valid by it (chrony or systemd-timesyncd keep it)";
     if now < SystemTime::UNIX_EPOCH + BUILT_AFTER {

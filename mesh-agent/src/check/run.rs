@@ -23,10 +23,8 @@ use crate::pki::{Remote, RemoteCa, Standing};
 pub async fn run(args: &args::Check) -> Vec<Finding> {
     let agent = agent(args);
     let mut findings = kernel::features(&probe::features());
-    findings.extend(kernel::mounts(&files::mounts(
-        &args.bpffs,
-        args.cgroup.as_deref(),
-    )));
+    let mounts = files::mounts(&args.bpffs, args.cgroup.as_deref());
+    findings.extend(kernel::mounts(&mounts, agent.runs()));
     let uplinks = uplinks(args, &agent);
     findings.extend(kernel::settings(&files::settings(&uplinks), agent.runs()));
     findings.push(reach::clock(SystemTime::now(), agent.status()));

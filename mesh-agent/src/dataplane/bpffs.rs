@@ -10,7 +10,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::Error;
 
 /// Where distributions mount the BPF file system.
-const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
+pub const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
 
 /// Makes the pin directory with its `links` directory, mounting a BPF file system at the usual place if none is there.
 ///

@@ -9,6 +9,8 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supp
 use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_NET, PROGRAM_TO_POD};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::causes::causes;
+
 /// A feature of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
@@ -108,16 +110,16 @@ pub fn programs_at(ifname: &str) -> Vec<&'static str> {
 }
 
 fn program(kind: ProgramType) -> Result<bool, String> {
-    is_program_supported(kind).map_err(|error| error.to_string())
+    is_program_supported(kind).map_err(|error| causes(&error))
 }
 
 fn helper(kind: ProgramType, helper: BpfHelper) -> Result<bool, String> {
     // Of a kind that is missing, its functions are missing, too.
-    Ok(program(kind)? && is_helper_supported(kind, helper).map_err(|error| error.to_string())?)
+    Ok(program(kind)? && is_helper_supported(kind, helper).map_err(|error| causes(&error))?)
 }
 
 fn map(kind: MapType) -> Result<bool, String> {
-    is_map_supported(kind).map_err(|error| error.to_string())
+    is_map_supported(kind).map_err(|error| causes(&error))
 }
 
 /// Asks for tcx; where there is none, makes a clsact qdisc, in a network namespace that ends with its thread.
@@ -126,7 +128,7 @@ fn hooks() -> Result<bool, String> {
         return Ok(true);
     }
     let apart = || {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| error.to_string())?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| causes(&error))?;
         Ok(qdisc_add_clsact("lo").is_ok())
     };
     let ended = thread::spawn(apart).join();

@@ -90,8 +90,8 @@ impl RemoteCa {
         Ok(match (status.code(), headers) {
             (_, Err(error)) => Standing::NoToken(causes(&error)),
             (Code::Unauthenticated | Code::PermissionDenied, _) => Standing::Unknown(words),
-            (Code::Unavailable | Code::Unimplemented, _) => Standing::Unable(words),
-            _ => Standing::Known,
+            (Code::Ok | Code::InvalidArgument, _) => Standing::Known,
+            _ => Standing::Unable(words),
         })
     }
 

@@ -38,7 +38,7 @@ pub enum Unreachable {
     /// It is not known where it is.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// It does not speak.
+    /// It does not speak, does not know us, or fails.
     #[error("{0}")]
     Failed(String),
     /// It does not speak in time.
@@ -64,8 +64,8 @@ async fn permission(client: &Client, resource: Resource) -> Result<Permission, U
     for version in resource.versions() {
         match list_and_watch(client, &resource.path(version)).await {
             Ok(()) => return Ok(Permission::Granted),
-            Err(Error::Api(status)) if status.code == 404 => {}
-            Err(error @ Error::Api(_)) => {
+            Err(error) if is(&error, ABSENT) => {}
+            Err(error) if is(&error, FORBIDDEN) => {
                 return Ok(Permission::Denied {
                     kind: resource.kind(),
                     reason: words(&error),
@@ -78,6 +78,10 @@ async fn permission(client: &Client, resource: Resource) -> Result<Permission, U
         kind: resource.kind(),
         is_optional: resource.is_optional(),
     })
+}
+
+fn is(error: &Error, code: u16) -> bool {
+    matches!(error, Error::Api(status) if status.code == code)
 }
 
 async fn list_and_watch(client: &Client, path: &str) -> kube::Result<()> {
@@ -95,3 +99,5 @@ async fn list_and_watch(client: &Client, path: &str) -> kube::Result<()> {
 
 /// How long the answer to one kind may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+const FORBIDDEN: u16 = 403;
+const ABSENT: u16 = 404;

@@ -39,6 +39,9 @@ async fn what_is_denied_or_missing_is_named() {
 #[tokio::test]
 async fn no_answer_is_no_denial() {
     let (server, directory) = world().await;
+    server.world().token = Some("another");
+    let error = asked(&server, &directory).await.unwrap_err();
+    assert!(error.to_string().contains("401"), "{error}");
     server.world().is_away = true;
     let error = asked(&server, &directory).await.unwrap_err();
     assert!(matches!(error, Unreachable::Failed(_)), "{error}");
