@@ -5,7 +5,6 @@
 //! frames without a whole IP header; those are left to the host.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 
 use anyhow::{Context, Result};
 use mesh_common::maps::{Flow, FlowKey, Opener, Slot};
@@ -16,10 +15,9 @@ use mesh_common::steer::{Origin, Steer, Verb};
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::counters::Packets;
 use mesh_tests::frames;
-use mesh_tests::netns::Netns;
 use mesh_tests::object::{Object, action, in_namespace};
 use mesh_tests::vectors::{self, Vector, is_outward};
-use mesh_tests::world::{Decision, HOST_MAC, NO_POD, REVISION, Table, UPLINK, Who, local, plain};
+use mesh_tests::world::{Decision, HOST_MAC, REVISION, Table, Who, local, plain};
 
 /// A mark with a foreign bit, and with ours as a pod might forge them.
 const FORGED: u32 = MARK_AGENT | 0x4000;

@@ -3,7 +3,7 @@
 //! address detection, and there would be nothing to compare. Ours gives both.
 
 use std::path::Path;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -146,7 +146,7 @@ impl Side<'_> {
                 .iter()
                 .map(|call| scope.spawn(|| self.call(command, call)));
             let calls: Vec<_> = calls.collect();
-            let joined = calls.into_iter().map(|it| it.join());
+            let joined = calls.into_iter().map(ScopedJoinHandle::join);
             joined
                 .map(|it| it.map_err(|_| anyhow!("a caller panicked"))?)
                 .collect()
