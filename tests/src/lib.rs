@@ -23,6 +23,7 @@ pub mod process;
 pub mod reach;
 pub mod rules;
 pub mod site;
+pub mod supervise;
 pub mod trie;
 pub mod vectors;
 pub mod wait;

@@ -233,11 +233,11 @@ impl Object {
 
     /// Runs a program on one packet again and again, as [`Self::run`] does, and returns the mean time, of which the kernel
     /// tells whole nanoseconds.
-    pub fn time(&mut self, vector: &Vector, repeat: u32) -> Result<Duration> {
+    pub fn time(&mut self, vector: &Vector, mark: u32, repeat: u32) -> Result<Duration> {
         let at = (vector.ifindex, vector.client);
         let result = classifier(&mut self.ebpf, vector.hook)?.test_run(TestRunOptions {
             data_in: Some(&vector.frame),
-            ctx_in: Some(&context(at, vector.origin, 0)),
+            ctx_in: Some(&context(at, vector.origin, mark)),
             repeat,
             ..TestRunOptions::default()
         })?;

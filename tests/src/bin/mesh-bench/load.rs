@@ -2,7 +2,8 @@
 //! each connection at each end.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, Scope, sleep};
 use std::time::{Duration, Instant};
@@ -73,12 +74,12 @@ struct Shared {
 /// When a connection that is to last does not.
 pub(crate) fn run(work: Work, ends: Ends<'_>, meter: &Meter, time: Duration) -> Result<Measured> {
     let shared = Shared::default();
-    let (ports, servers) = match work {
-        Work::Bulk(count) | Work::PingPong(count) => (1, count),
+    let servers = match work {
+        Work::Bulk(count) | Work::PingPong(count) => count,
         // A server still reads the end of one connection while its client opens the next.
-        Work::Churn(count) => (CHURN_PORTS, 2 * count / usize::from(CHURN_PORTS)),
+        Work::Churn(count) => 2 * count / usize::from(CHURN_PORTS),
     };
-    let listeners = (PORT..PORT + ports).map(|port| listen(ends.server, port));
+    let listeners = ports(work).map(|port| listen(ends.server, port));
     let listeners: Vec<_> = listeners.collect::<Result<_>>()?;
     thread::scope(|scope| {
         for listener in &listeners {
@@ -101,13 +102,14 @@ fn measure<'scope>(
     shared: &'scope Shared,
 ) -> Result<Measured> {
     let (Work::Bulk(count) | Work::PingPong(count) | Work::Churn(count)) = work;
-    let to = ends.server.ip(Family::V4);
-    let clients: Vec<_> = (0..count)
-        .map(|number| {
+    let clients: Vec<_> = ports(work)
+        .cycle()
+        .take(count)
+        .map(|port| {
             scope.spawn(move || {
                 ends.client.netns().enter();
-                let done = client(work, number, to, shared);
-                done.with_context(|| format!("{work:?}, connection {number} to {to}"))
+                let to = ends.server.at(Family::V4, port);
+                client(work, to, shared).with_context(|| format!("{work:?} to {to}"))
             })
         })
         .collect();
@@ -139,6 +141,15 @@ fn measure<'scope>(
         errors: shared.errors.load(Relaxed),
         cpu,
     })
+}
+
+/// Of the servers.
+fn ports(work: Work) -> Range<u16> {
+    let count = match work {
+        Work::Bulk(_) | Work::PingPong(_) => 1,
+        Work::Churn(_) => CHURN_PORTS,
+    };
+    PORT..PORT + count
 }
 
 fn listen(pod: &Pod<'_>, port: u16) -> Result<TcpListener> {
@@ -186,7 +197,7 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Works until it is told to stop, and returns how long each unit took while they counted, in microseconds.
-fn client(work: Work, number: usize, to: IpAddr, shared: &Shared) -> io::Result<Vec<f64>> {
+fn client(work: Work, to: SocketAddr, shared: &Shared) -> io::Result<Vec<f64>> {
     let mut latencies = Vec::new();
     let mut note = |since: Instant| {
         if shared.counts.load(Relaxed) {
@@ -197,13 +208,13 @@ fn client(work: Work, number: usize, to: IpAddr, shared: &Shared) -> io::Result<
     match work {
         Work::Bulk(_) => {
             let block = vec![0x5a; BLOCK];
-            let mut stream = connect(SocketAddr::new(to, PORT))?;
+            let mut stream = connect(to)?;
             while goes_on() {
                 stream.write_all(&block)?;
             }
         }
         Work::PingPong(_) => {
-            let stream = connect(SocketAddr::new(to, PORT))?;
+            let stream = connect(to)?;
             while goes_on() {
                 let start = Instant::now();
                 round_trip(&stream)?;
@@ -211,10 +222,9 @@ fn client(work: Work, number: usize, to: IpAddr, shared: &Shared) -> io::Result<
             }
         }
         Work::Churn(_) => {
-            let port = PORT + (number as u64 % u64::from(CHURN_PORTS)) as u16;
             while goes_on() {
                 let start = Instant::now();
-                match connect(SocketAddr::new(to, port)).and_then(|stream| round_trip(&stream)) {
+                match connect(to).and_then(|stream| round_trip(&stream)) {
                     Ok(()) => note(start),
                     Err(_) => {
                         shared.errors.fetch_add(1, Relaxed);

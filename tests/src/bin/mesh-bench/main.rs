@@ -23,11 +23,12 @@ mod world;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use mesh_tests::app::raise_descriptor_limit;
+use mesh_tests::supervise::{begin, supervise};
 
 use crate::machine::Machine;
 use crate::report::Report;
@@ -44,6 +45,9 @@ struct Args {
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure, under the eyes of a parent
+    #[arg(long, hide = true)]
+    measure: bool,
 }
 
 /// What is measured, and how thoroughly.
@@ -62,16 +66,27 @@ impl Plan {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let args = Args::parse();
+    let done = if args.measure {
+        run(&args).map(|()| ExitCode::SUCCESS)
+    } else {
+        supervised()
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("bench: error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs this again in a child.
+fn supervised() -> Result<ExitCode> {
+    let mut work = Command::new(std::env::current_exe()?);
+    work.args(std::env::args_os().skip(1)).arg("--measure");
+    supervise(&mut work, &[stage::LAB, world::LAB], false)
 }
 
 fn run(args: &Args) -> Result<()> {
+    begin()?;
     let plan = Plan {
         filter: args.filter.clone().unwrap_or_default(),
         pairs: if args.quick { 3 } else { 5 },

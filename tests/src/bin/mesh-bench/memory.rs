@@ -1,13 +1,15 @@
 //! Rows `mem.*`: what an agent holds, idle and with open connections through it.
 
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::app::echoes;
 use mesh_tests::lab::Lab;
+use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::world::Family;
+use socket2::SockRef;
 
 use crate::Plan;
 use crate::machine::kilobytes;
@@ -19,6 +21,9 @@ use crate::stage::Stage;
 pub(crate) const KEY: &str = "mem";
 
 const PORT: u16 = 8_900;
+/// Pods that connect, on both nodes: an agent grants one no more than its share of connections, and a direction no more
+/// than half of all.
+const CLIENTS: usize = 4;
 const COUNTS: [usize; 2] = [1_000, 5_000];
 /// How long after the last byte an agent is idle.
 const REST: Duration = Duration::from_secs(1);
@@ -29,6 +34,7 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
         return Ok(());
     }
     eprintln!("bench: memory, idle and with {COUNTS:?} connections");
+    let ways = Way::all(stage)?;
     thread::sleep(REST);
     let idle = resident(stage.lab)?;
     let mut row = |name: &str, unit, value| {
@@ -36,11 +42,10 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
     };
     row("idle", "MB", idle / 1e3);
     let (mut open, mut held) = (Vec::new(), idle);
-    let listener = stage.mesh.remote.listen(PORT)?;
     for count in COUNTS {
         while open.len() < count {
             let number = open.len();
-            let opened = open_one(stage, &listener);
+            let opened = ways[number % CLIENTS].open();
             open.push(opened.with_context(|| format!("connection {number}"))?);
         }
         thread::sleep(REST);
@@ -51,17 +56,46 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
     Ok(())
 }
 
-/// Opens a connection and sends a byte each way: both ends of it.
-fn open_one(stage: &Stage<'_>, listener: &std::net::TcpListener) -> Result<[TcpStream; 2]> {
-    let to = stage.mesh.remote.at(Family::V4, PORT);
-    let client = stage.mesh.client.connect(to)?;
-    let (server, _) = listener.accept()?;
-    let echoed = thread::scope(|scope| {
-        scope.spawn(|| std::io::copy(&mut std::io::Read::take(&server, 1), &mut &server));
-        echoes(&client, b"x")
-    });
-    echoed?;
-    Ok([client, server])
+/// From a pod of one node to a server on the other.
+struct Way<'a> {
+    client: Pod<'a>,
+    to: SocketAddr,
+    listener: TcpListener,
+}
+
+impl<'a> Way<'a> {
+    fn all(stage: &Stage<'a>) -> Result<Vec<Self>> {
+        (0..CLIENTS)
+            .map(|number| {
+                let (node, server) = if number % 2 == 0 {
+                    ("n1", &stage.mesh.remote)
+                } else {
+                    ("n2", &stage.mesh.neighbour)
+                };
+                let port = PORT + u16::try_from(number)?;
+                let listener = server.listen(port)?;
+                SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
+                let client = stage.lab.pod(&format!("holder{number}"));
+                Ok(Self {
+                    client: client.namespace("mesh").on(node).create()?,
+                    to: server.at(Family::V4, port),
+                    listener,
+                })
+            })
+            .collect()
+    }
+
+    /// Opens a connection and sends a byte each way: both ends of it.
+    fn open(&self) -> Result<[TcpStream; 2]> {
+        let mut client = self.client.connect(self.to)?;
+        let (mut server, _) = self.listener.accept()?;
+        let mut byte = [0];
+        client.write_all(b"x")?;
+        server.read_exact(&mut byte)?;
+        server.write_all(&byte)?;
+        client.read_exact(&mut byte)?;
+        Ok([client, server])
+    }
 }
 
 /// Resident memory of an agent, the mean of all, in kB of 1000 bytes.

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use mesh_common::names::MARK_SERVICE;
 use mesh_common::steer::Verb;
+use mesh_common::verdict::Hook;
 use mesh_tests::object::{Object, in_namespace};
 use mesh_tests::vectors::{self, Vector};
 use mesh_tests::world::{Decision, Table};
@@ -66,5 +68,10 @@ fn time(object: &mut Object, vector: &Vector) -> Result<f64> {
     let mut table = Table::cluster();
     table.flows.clone_from(&vector.recorded);
     object.set_flows(&table)?;
-    Ok(object.time(vector, REPEAT)?.as_nanos() as f64)
+    let mark = if vector.hook == Hook::ToNet {
+        MARK_SERVICE
+    } else {
+        0
+    };
+    Ok(object.time(vector, mark, REPEAT)?.as_nanos() as f64)
 }

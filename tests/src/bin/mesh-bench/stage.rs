@@ -8,7 +8,7 @@ use crate::cpu::Meter;
 use crate::{Plan, memory, plugin, traffic};
 
 /// The name of the lab.
-const LAB: &str = "bench";
+pub(crate) const LAB: &str = "bench";
 
 /// What load runs between.
 pub(crate) struct Stage<'lab> {

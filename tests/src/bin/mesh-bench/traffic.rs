@@ -74,9 +74,9 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
             progress(&key, work, &format!("{number}/{}", plan.pairs), &pair);
             pairs.push(pair);
         }
-        rows(&key, work, &pairs)
-            .into_iter()
-            .for_each(|row| report.add(row));
+        for row in rows(&key, work, &pairs) {
+            report.add(row);
+        }
     }
     Ok(())
 }

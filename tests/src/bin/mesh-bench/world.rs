@@ -28,6 +28,9 @@ use crate::row::{Better, Row};
 /// What the keys of the rows begin with.
 pub(crate) const KEY: &str = "world";
 
+/// The name of the lab.
+pub(crate) const LAB: &str = "bench_world";
+
 const NODES: u16 = 1_000;
 const PODS_OF_A_NODE: u16 = 20;
 const SERVICES: u16 = 2_000;
@@ -42,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     let all = u32::from(NODES) * u32::from(PODS_OF_A_NODE);
     eprintln!("bench: a world of {NODES} nodes, {all} pods, {SERVICES} services");
-    let lab = Lab::without_agents("bench_world", 1, &[])?;
+    let lab = Lab::without_agents(LAB, 1, &[])?;
     let source = lab.directory().join("source");
     write_world(&source)?;
     let node = &lab.nodes()[0];
@@ -76,7 +79,7 @@ fn wire_a_pod(lab: &Lab, node: &Node) -> Result<()> {
     let pod = objects::pod("app-0", "local", "app-0", node.name(), &labels_of(0));
     lab.objects().apply(pod)?;
     let (_, mut call) = lab.sandbox("local")?;
-    call.args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=app-0;K8S_POD_NAME=local".to_owned();
+    "IgnoreUnknown=1;K8S_POD_NAMESPACE=app-0;K8S_POD_NAME=local".clone_into(&mut call.args);
     let answer = node.cni().call(node.netns(), "ADD", &call)?;
     answer.success()?;
     Ok(())

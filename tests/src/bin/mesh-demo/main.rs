@@ -8,20 +8,17 @@ mod chapters;
 mod report;
 mod stage;
 
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesh_tests::app::{App, Server};
 use mesh_tests::lab::Lab;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::Process;
 use mesh_tests::site;
+use mesh_tests::supervise;
 use mesh_tests::world::Family;
-use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use socket2::{Domain, Socket, Type};
 
 use stage::Cast;
@@ -74,63 +71,17 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs the story in a child, and removes the lab when the child has ended or when we are told to stop.
+/// Runs the story in a child.
 fn supervise(keep: bool) -> Result<ExitCode> {
-    let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-    let mut signals = SigSet::from_iter(ends);
-    signals.add(Signal::SIGCHLD);
-    signals.thread_block()?;
-    // Agents whose parent is killed become our children: not every init waits for orphans.
-    set_child_subreaper(true)?;
     let mut command = Command::new(std::env::current_exe()?);
     if keep {
         command.arg("--keep");
     }
-    // In a group of its own, so that Ctrl-C is ours alone.
-    let mut child = command
-        .arg("story")
-        .process_group(0)
-        .spawn()
-        .context("cannot start the story")?;
-    loop {
-        let signal = signals.wait()?;
-        if ends.contains(&signal) {
-            eprintln!("\ninterrupted: removing the demo");
-            child.kill()?;
-            child.wait()?;
-            remove()?;
-            return Ok(ExitCode::from(130));
-        }
-        if let Some(status) = child.try_wait()? {
-            if !keep {
-                remove()?;
-            }
-            if let Some(signal) = status.signal() {
-                eprintln!("demo: the story was ended by signal {signal}");
-            }
-            return Ok(if status.success() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            });
-        }
-    }
-}
-
-/// Removes the lab, and takes leave of the processes that the story left to us.
-fn remove() -> Result<()> {
-    site::down(LAB)?;
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
-        }
-    }
-    Ok(())
+    supervise::supervise(command.arg("story"), &[LAB], keep)
 }
 
 fn story(keep: bool) -> Result<ExitCode> {
-    // The parent holds them back; the agents that are started from here want them.
-    SigSet::all().thread_unblock()?;
+    supervise::begin()?;
     println!("Mesh CNI: setting up the demo ...");
     let lab = Lab::new(LAB)?;
     let cast = stage::set(&lab)?;
