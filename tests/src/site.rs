@@ -14,15 +14,6 @@ use crate::process::Process;
 
 const DIRECTORY: &str = "/run/mesh-lab";
 
-/// Names of all labs, running or left behind.
-pub fn names() -> Vec<String> {
-    let entries = fs::read_dir(DIRECTORY).into_iter().flatten();
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| Some(name.strip_suffix(".lock")?.to_owned()))
-        .collect()
-}
-
 /// Removes a lab that nobody runs; fine when there is none.
 ///
 /// # Errors

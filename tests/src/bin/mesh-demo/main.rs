@@ -131,12 +131,10 @@ fn serve(name: String) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes every lab that nobody runs: the demo's, and those of tests that were killed.
+/// Removes what an earlier run left, unless it still runs.
 fn down() {
-    for name in site::names() {
-        match site::down(&name) {
-            Ok(()) => eprintln!("removed the lab {name}"),
-            Err(error) => eprintln!("left alone: {error:#}"),
-        }
+    match site::down(LAB) {
+        Ok(()) => eprintln!("removed the lab {LAB}"),
+        Err(error) => eprintln!("left alone: {error:#}"),
     }
 }
