@@ -62,7 +62,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What all threads of a run see.
 #[derive(Default)]
 struct Shared {
+    /// For clients.
     stop: AtomicBool,
+    /// For servers: there are no clients any more.
+    over: AtomicBool,
+    /// What is done now is measured.
     counts: AtomicBool,
     bytes: AtomicU64,
     errors: AtomicU64,
@@ -88,7 +92,9 @@ pub(crate) fn run(work: Work, ends: Ends<'_>, meter: &Meter, time: Duration) -> 
             }
         }
         let measured = measure(scope, work, ends, meter, time, &shared);
+        // The first has been told, unless the clocks failed.
         shared.stop.store(true, Relaxed);
+        shared.over.store(true, Relaxed);
         measured
     })
 }
@@ -159,7 +165,7 @@ fn listen(pod: &Pod<'_>, port: u16) -> Result<TcpListener> {
 }
 
 fn serve(listener: &TcpListener, work: Work, shared: &Shared) {
-    while !shared.stop.load(Relaxed) {
+    while !shared.over.load(Relaxed) {
         if let Ok((stream, _)) = listener.accept() {
             // What goes wrong shows at the client.
             let _ = prepare(&stream).and_then(|()| match work {
@@ -226,8 +232,10 @@ fn client(work: Work, to: SocketAddr, shared: &Shared) -> io::Result<Vec<f64>> {
                 let start = Instant::now();
                 match connect(to).and_then(|stream| round_trip(&stream)) {
                     Ok(()) => note(start),
-                    Err(_) => {
-                        shared.errors.fetch_add(1, Relaxed);
+                    Err(error) => {
+                        if shared.errors.fetch_add(1, Relaxed) == 0 {
+                            eprintln!("bench: the first error: {work:?} to {to}: {error}");
+                        }
                     }
                 }
             }

@@ -74,9 +74,10 @@ pub(crate) const GOALS: &[Entry] = &[
     with_cpu(ratio("cross.pp1.p50", 2.5), 30.0),
     with_cpu(ratio("cross.pp32.rate", 0.55), 30.0),
     with_cpu(ratio("cross.cr", 0.50), 130.0),
-    with_cpu(ratio("same.bulk1", 1.0), 0.0),
-    with_cpu(ratio("same.pp1.p50", 1.1), 0.0),
-    with_cpu(ratio("same.cr", 0.9), 0.0),
+    // No agent is on this path: what one uses that has nothing to do, by as much work as goes by meanwhile.
+    with_cpu(ratio("same.bulk1", 1.0), 0.01),
+    with_cpu(ratio("same.pp1.p50", 1.1), 0.5),
+    with_cpu(ratio("same.cr", 0.9), 1.0),
     value("mem.idle", 15.0),
     value("mem.connection", 3.0),
     ratio("cni.add.p50", 0.5),

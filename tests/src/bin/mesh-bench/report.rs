@@ -121,8 +121,7 @@ fn mark(figure: Option<f64>, goal: Option<f64>, better: Better) -> String {
         return String::new();
     };
     // A goal is told with two digits, and is reached with two digits.
-    // An agent that has nothing to do wakes up nevertheless.
-    let slack = if goal == 0.0 { 0.05 } else { goal * 0.005 };
+    let slack = goal * 0.005;
     let reached = figure
         .is_some_and(|it| better.reaches(it, goal + slack) || better.reaches(it, goal - slack));
     format!("{} {}", digits(goal), if reached { '+' } else { '-' })
@@ -164,7 +163,7 @@ mod tests {
         check(0.56, 0.55, Better::More, "0.55 +");
         check(0.50, 0.55, Better::More, "0.55 -");
         check(3.0, 2.5, Better::Less, "2.50 -");
-        check(0.0001, 0.0, Better::Less, "0.000 +");
+        check(2.51, 2.5, Better::Less, "2.50 +");
         assert_eq!(mark(Some(1.0), None, Better::Less), "");
     }
 

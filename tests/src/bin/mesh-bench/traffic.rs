@@ -127,13 +127,14 @@ fn units(work: Work) -> (&'static str, &'static str) {
 fn progress(key: &str, work: Work, turn: &str, [plain, mesh]: &[Sample; 2]) {
     let (unit, cpu) = units(work);
     eprintln!(
-        "bench: {key:<10} pair {turn}: plain {}, mesh {} {unit} ({:.2}); agents {:.3} {cpu}; others had {:.1} cores; {} errors",
+        "bench: {key:<10} pair {turn}: plain {}, mesh {} {unit} ({:.2}); agents {:.3} {cpu}; others had {:.1} cores; {} and {} errors",
         digits(plain.rate),
         digits(mesh.rate),
         mesh.rate / plain.rate,
         mesh.agents,
         mesh.others,
-        plain.errors + mesh.errors,
+        plain.errors,
+        mesh.errors,
     );
 }
 
