@@ -114,17 +114,18 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let allowed = Arc::new(Allowed::new(snapshots.clone()));
     let out = Outbound::new(snapshots.clone(), pool.clone(), allowed.clone());
     let into = Inbound::new(snapshots.clone(), certificates.clone(), allowed.clone());
+    // The listeners are among the connections: what is in their queues is to be served, too.
     for listener in outbound {
         let serving = out
             .clone()
             .run(listener, connections.clone(), shutdown.clone());
-        parts.spawn(part(serving));
+        parts.spawn(part(connections.track_future(serving)));
     }
     for listener in inbound {
         let serving = into
             .clone()
             .run(listener, connections.clone(), shutdown.clone());
-        parts.spawn(part(serving));
+        parts.spawn(part(connections.track_future(serving)));
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(allowed.run(stopped.clone())));
