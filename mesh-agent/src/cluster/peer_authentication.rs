@@ -8,71 +8,52 @@ use super::crd;
 use super::field::{Invalid, PORT, created, key, parse};
 use super::shape::{Unread, read};
 use crate::model::{Labels, MtlsMode, PeerAuthentication};
-use crate::policy::{Caveat, Effect};
+use crate::policy::Effect;
 
 /// Converts a peer authentication policy; what is wrong with its spec is among its caveats.
 ///
 /// # Errors
 /// It has no name.
 pub fn peer_authentication(it: &crd::Policy) -> Result<PeerAuthentication, Invalid> {
-    let mut caveats = Vec::new();
-    let part = |name: &str| it.spec.get(name).unwrap_or(&Value::Null);
-    let selector = match selector(part("selector")) {
-        Ok(selector) => selector,
-        Err(problem) => {
-            // Whatever it accepts was not meant for all.
-            caveats.push(problem.caveat(Effect::DeniesMore));
-            return strict(it, Labels::new(), caveats);
-        }
+    // What is not understood could have asked for the mesh alone, at any port, and what it accepts was not meant for all.
+    let mut policy = PeerAuthentication {
+        key: key(&it.metadata)?,
+        created: created(it.metadata.creation_timestamp.as_ref()),
+        selector: Labels::new(),
+        mode: MtlsMode::Strict,
+        ports: BTreeMap::new(),
+        caveats: Vec::new(),
     };
-    let unknown = match &it.spec {
+    if let Err(problem) = fill(&mut policy, &it.spec) {
+        policy.caveats.push(problem.caveat(Effect::DeniesMore));
+    }
+    Ok(policy)
+}
+
+/// Takes over what a spec says: the selector if that alone is understood, all of it or none of the rest.
+fn fill(policy: &mut PeerAuthentication, spec: &Value) -> Result<(), Unread> {
+    let part = |name: &str| spec.get(name).unwrap_or(&Value::Null);
+    policy.selector = selector(part("selector"))?;
+    if let Some(field) = unknown(spec) {
+        let problem = "there is no such field, correct its name".to_owned();
+        return Err(Unread { field, problem });
+    }
+    let mode = mode("spec.mtls", part("mtls"))?;
+    policy.ports = ports(part("portLevelMtls"))?;
+    policy.mode = mode;
+    Ok(())
+}
+
+/// A field that a spec does not have.
+fn unknown(spec: &Value) -> Option<String> {
+    match spec {
         Value::Object(fields) => fields
             .keys()
             .find(|name| !["selector", "mtls", "portLevelMtls"].contains(&name.as_str()))
             .map(|name| format!("spec.{name}")),
         Value::Null => None,
         _ => Some("spec".to_owned()),
-    };
-    if let Some(field) = unknown {
-        caveats.push(Caveat {
-            field,
-            problem: "there is no such field, correct its name".to_owned(),
-            effect: Effect::DeniesMore,
-        });
-        return strict(it, selector, caveats);
     }
-    let modes =
-        mode("spec.mtls", part("mtls")).and_then(|mode| Ok((mode, ports(part("portLevelMtls"))?)));
-    match modes {
-        Ok((mode, ports)) => Ok(PeerAuthentication {
-            key: key(&it.metadata)?,
-            created: created(it.metadata.creation_timestamp.as_ref()),
-            selector,
-            mode,
-            ports,
-            caveats,
-        }),
-        Err(problem) => {
-            caveats.push(problem.caveat(Effect::DeniesMore));
-            strict(it, selector, caveats)
-        }
-    }
-}
-
-/// What is not understood could have asked for the mesh alone, at any port.
-fn strict(
-    it: &crd::Policy,
-    selector: Labels,
-    caveats: Vec<Caveat>,
-) -> Result<PeerAuthentication, Invalid> {
-    Ok(PeerAuthentication {
-        key: key(&it.metadata)?,
-        created: created(it.metadata.creation_timestamp.as_ref()),
-        selector,
-        mode: MtlsMode::Strict,
-        ports: BTreeMap::new(),
-        caveats,
-    })
 }
 
 fn selector(written: &Value) -> Result<Labels, Unread> {

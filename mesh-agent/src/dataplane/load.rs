@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use aya::maps::{Array, MapData, RingBuf, SockMap};
-use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, TcAttachType};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
@@ -84,7 +84,8 @@ impl Dataplane {
                 program,
                 source: Box::new(source),
             };
-            classifier(&mut ebpf, program)?.load().map_err(error)?;
+            let classifier: &mut SchedClassifier = self::program(&mut ebpf, program)?;
+            classifier.load().map_err(error)?;
         }
         let listeners =
             SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?).map_err(|source| Error::Map {
@@ -138,11 +139,7 @@ impl Dataplane {
     }
 
     fn attach_lookup(&mut self, name: &'static str) -> Result<(), Error> {
-        let program: &mut SkLookup = self
-            .ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(Error::NoProgram(name))?;
+        let program: &mut SkLookup = program(&mut self.ebpf, name)?;
         program.load().map_err(|source| Error::Program {
             program: name,
             source: Box::new(source),
@@ -163,11 +160,7 @@ impl Dataplane {
             source,
         })?;
         for name in PROGRAMS_CONNECT {
-            let program: &mut CgroupSockAddr = self
-                .ebpf
-                .program_mut(name)
-                .and_then(|program| program.try_into().ok())
-                .ok_or(Error::NoProgram(name))?;
+            let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
             program.load().map_err(|source| Error::Program {
                 program: name,
                 source: Box::new(source),
@@ -447,7 +440,7 @@ impl Dataplane {
     ) -> Result<(), Error> {
         let pin = pin_path(&self.options.bpffs, program, ifname);
         let mode = self.options.mode;
-        let classifier = classifier(&mut self.ebpf, program)?;
+        let classifier: &mut SchedClassifier = self::program(&mut self.ebpf, program)?;
         attach::tc(classifier, mode, ifname, attach, &pin).map_err(|source| Error::Attach {
             program,
             target: ifname.to_owned(),
@@ -466,10 +459,11 @@ pub fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
-fn classifier<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SchedClassifier, Error> {
+/// A program of the object, by its type.
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(Error::NoProgram(name))

@@ -21,7 +21,7 @@ use crate::world::Command;
 /// How often what was put in place is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// How often the world is asked whether it can wire pods.
-const IMPATIENCE: Duration = Duration::from_millis(200);
+pub(super) const IMPATIENCE: Duration = Duration::from_millis(200);
 
 /// What is installed, and where; nothing where a directory is not given.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,6 @@ mod portmap;
 mod taint;
 
 pub use conflist::{CONFLIST, shadowing};
-use keep::is_ready;
 pub use keep::{Error, Installer, Options};
 pub use place::place;
 pub use taint::untaint;

@@ -7,14 +7,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::is_ready;
+use super::keep::{IMPATIENCE, is_ready};
 use crate::causes::causes;
 use crate::cluster::kubernetes::Access;
 use crate::cluster::kubernetes::node::{NOT_READY_TAINT, remove_not_ready_taint};
 use crate::world::Command;
 
-/// How often the world is asked whether it can wire pods.
-const IMPATIENCE: Duration = Duration::from_millis(200);
 /// How long to wait before another attempt.
 const PAUSE: Duration = Duration::from_secs(5);
 

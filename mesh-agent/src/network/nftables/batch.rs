@@ -28,7 +28,7 @@ pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     }
     batch.chain(CHAIN, (POSTROUTING, SOURCE_NAT), "nat");
     for source in &plan.sources {
-        batch.rule(source);
+        batch.masquerade(source);
     }
     // What comes in for the agent, and what it answers.
     for (chain, hook, mark) in [
@@ -150,45 +150,40 @@ impl Batch {
     /// What bears a mark of ours is not tracked, hence not translated: a connection that the agent was given goes where the
     /// pod wanted it to, whatever kube-proxy would make of it.
     fn untrack(&mut self, chain: &str, mark: u32) {
-        self.message(NEWRULE, CREATE | APPEND, |rule| {
-            rule.text(1, TABLE);
-            rule.text(2, chain);
-            rule.nest(4, |list| {
-                list.expression("meta", |meta| {
-                    meta.word(1, REGISTER);
-                    meta.word(2, META_MARK);
-                });
-                list.masked(&MARK_MASK.to_ne_bytes());
-                list.equals(&mark.to_ne_bytes());
-                list.expression("notrack", |_| {});
-            });
+        self.rule(chain, |list| {
+            list.meta(META_MARK);
+            list.masked(&MARK_MASK.to_ne_bytes());
+            list.equals(&mark.to_ne_bytes());
+            list.expression("notrack", |_| {});
         });
     }
 
     /// From a network, to none of its family's set: masquerade, with ports that two nodes' kernels do not choose alike.
-    fn rule(&mut self, source: &IpNet) {
+    fn masquerade(&mut self, source: &IpNet) {
         let family = if source.addr().is_ipv4() { V4 } else { V6 };
+        self.rule(CHAIN, |list| {
+            list.meta(META_NFPROTO);
+            list.equals(&[family.number]);
+            list.payload(family.source_at, family.length);
+            list.masked(&octets(source.netmask()));
+            list.equals(&octets(source.network()));
+            list.payload(family.source_at + family.length, family.length);
+            list.expression("lookup", |lookup| {
+                lookup.text(1, family.set);
+                lookup.word(2, REGISTER);
+                lookup.word(4, family.set_id);
+                lookup.word(5, NOT_IN_SET);
+            });
+            list.expression("masq", |masq| masq.word(1, RANDOM_FULLY));
+        });
+    }
+
+    /// The next rule of a chain, of these expressions.
+    fn rule(&mut self, chain: &str, write: impl FnOnce(&mut Attributes<'_>)) {
         self.message(NEWRULE, CREATE | APPEND, |rule| {
             rule.text(1, TABLE);
-            rule.text(2, CHAIN);
-            rule.nest(4, |list| {
-                list.expression("meta", |meta| {
-                    meta.word(1, REGISTER);
-                    meta.word(2, META_NFPROTO);
-                });
-                list.equals(&[family.number]);
-                list.payload(family.source_at, family.length);
-                list.masked(&octets(source.netmask()));
-                list.equals(&octets(source.network()));
-                list.payload(family.source_at + family.length, family.length);
-                list.expression("lookup", |lookup| {
-                    lookup.text(1, family.set);
-                    lookup.word(2, REGISTER);
-                    lookup.word(4, family.set_id);
-                    lookup.word(5, NOT_IN_SET);
-                });
-                list.expression("masq", |masq| masq.word(1, RANDOM_FULLY));
-            });
+            rule.text(2, chain);
+            rule.nest(4, write);
         });
     }
 }
@@ -308,6 +303,14 @@ impl Attributes<'_> {
         self.nest(1, |it| {
             it.text(1, name);
             it.nest(2, write);
+        });
+    }
+
+    /// What the kernel knows of the packet into the register.
+    fn meta(&mut self, key: u32) {
+        self.expression("meta", |it| {
+            it.word(1, REGISTER);
+            it.word(2, key);
         });
     }
 
