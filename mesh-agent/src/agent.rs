@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
 use mesh_common::maps::Slot;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,7 +36,7 @@ use crate::install::{Installer, untaint};
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
-use crate::proxy::{Allowed, Inbound, Outbound, TransparentDial, socket};
+use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
 use crate::refusals;
 use crate::revocation;
 use crate::status;
@@ -103,29 +106,33 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let sources = sources(&snapshots, &commands, how, certificates.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
-    let pool = Arc::new(Pool::new(
-        certificates.clone(),
-        Arc::new(TransparentDial),
-        Limits::default(),
-        drained.clone(),
-    ));
+    let workers = Workers::start(config.workers.unwrap_or_else(worker_count))?;
+    let lanes = lanes(&workers, &certificates, &drained);
 
     // Serving connections outlives the order to stop; everything else ends with it.
     let allowed = Arc::new(Allowed::new(snapshots.clone()));
-    let out = Outbound::new(snapshots.clone(), pool.clone(), allowed.clone());
-    let into = Inbound::new(snapshots.clone(), certificates.clone(), allowed.clone());
+    let out = Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone());
+    let into = Inbound::new(
+        snapshots.clone(),
+        certificates.clone(),
+        workers.handles(),
+        allowed.clone(),
+    );
     // The listeners are among the connections: what is in their queues is to be served, too.
+    let (first, last) = (0, lanes.len() - 1);
     for listener in outbound {
         let serving = out
             .clone()
-            .run(listener, connections.clone(), shutdown.clone());
-        parts.spawn(part(connections.track_future(serving)));
+            .run(first, listener, connections.clone(), shutdown.clone());
+        let serving = part(connections.track_future(serving));
+        parts.spawn_on(serving, &workers.handles()[first]);
     }
     for listener in inbound {
         let serving = into
             .clone()
-            .run(listener, connections.clone(), shutdown.clone());
-        parts.spawn(part(connections.track_future(serving)));
+            .run(last, listener, connections.clone(), shutdown.clone());
+        let serving = part(connections.track_future(serving));
+        parts.spawn_on(serving, &workers.handles()[last]);
     }
     let stopped = CancellationToken::new();
     parts.spawn(part(allowed.run(stopped.clone())));
@@ -144,7 +151,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ended = until_told(&mut parts).await;
     info!("stopping");
     shutdown.cancel();
-    drain(config.drain_deadline, &connections, &drained, &pool).await;
+    drain(config.drain_deadline, &connections, &drained, &lanes).await;
     stopped.cancel();
     parts.shutdown().await;
     ended
@@ -155,18 +162,44 @@ async fn drain(
     deadline: Duration,
     connections: &TaskTracker,
     drained: &CancellationToken,
-    pool: &Pool,
+    lanes: &[Lane],
 ) {
     connections.close();
     let ended = async {
         connections.wait().await;
         drained.cancel();
-        pool.closed().await;
+        for lane in lanes {
+            lane.pool.closed().await;
+        }
     };
     if timeout(deadline, ended).await.is_err() {
         let open = connections.len();
         warn!(open, "connections cut at the drain deadline");
     }
+}
+
+/// How many threads carry connections unless told otherwise; more would be more tunnels between the same two pods.
+fn worker_count() -> NonZeroUsize {
+    const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+    available_parallelism().unwrap_or(MOST).min(MOST)
+}
+
+/// Tunnels of its own for each worker.
+fn lanes(
+    workers: &Workers,
+    certificates: &Arc<Certificates>,
+    drained: &CancellationToken,
+) -> Arc<[Lane]> {
+    let lane = |worker: &Handle| Lane {
+        worker: worker.clone(),
+        pool: Arc::new(Pool::new(
+            certificates.clone(),
+            Arc::new(TransparentDial),
+            Limits::default(),
+            drained.clone(),
+        )),
+    };
+    workers.handles().iter().map(lane).collect()
 }
 
 /// Tells the world to `events`, and to `health` how it goes.

@@ -1,6 +1,7 @@
 //! The command line: every flag with its environment variable, default and unit.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -320,6 +321,10 @@ pub struct Run {
     /// There, `connect` is answered with EPERM for what policy refuses. In a container it is the host's tree, mounted.
     #[arg(long, env = "MESH_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+
+    /// Threads that carry connections [default: one for each processor, at most 4]
+    #[arg(long, env = "MESH_WORKERS", value_name = "COUNT")]
+    pub workers: Option<NonZeroUsize>,
 
     /// Seconds that open connections are given to end when the agent is told to stop.
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]

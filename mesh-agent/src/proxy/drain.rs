@@ -29,12 +29,16 @@ const QUIET: Duration = Duration::from_millis(500);
 /// After the shutdown, connections that are in the queue or half open are still accepted, until none has come for
 /// [`QUIET`]: the world takes the listener out of its slot, so there will be no others.
 pub(super) async fn accept(
-    listener: &TcpListener,
+    listener: std::net::TcpListener,
     shutdown: &CancellationToken,
     budget: &Arc<Budget>,
     mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let own = listener.local_addr().ok();
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return warn!(%error, "cannot wait for connections"),
+    };
     loop {
         let accepted = if shutdown.is_cancelled() {
             let Ok(accepted) = timeout(QUIET, listener.accept()).await else {

@@ -1,8 +1,10 @@
 //! EDGE: tunnels that lead to local pods.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,6 +14,7 @@ use super::access_log::AccessLog;
 use super::allowed::{Admission, Allowed, Ends};
 use super::budget::{Budget, Place};
 use super::socket::Source;
+use super::workers::{Handed, Loads};
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
@@ -25,43 +28,58 @@ use crate::route::{self, Rejection};
 pub struct Inbound {
     world: watch::Receiver<Snapshot>,
     certificates: Arc<Certificates>,
+    workers: Arc<[Handle]>,
+    loads: Loads,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
 
 impl Inbound {
-    /// A server that decides on the latest `world` and speaks with the pods' own `certificates`.
+    /// A server that decides on the latest `world`, speaks with the pods' own `certificates`, and spreads its tunnels over
+    /// `workers`, of which there is one.
     ///
     /// How much it carries follows from the limit on open files as it is now.
     pub fn new(
         world: watch::Receiver<Snapshot>,
         certificates: Arc<Certificates>,
+        workers: &[Handle],
         allowed: Arc<Allowed>,
     ) -> Self {
         Self {
             world,
             certificates,
+            workers: workers.into(),
+            loads: Loads::new(workers.len()),
             allowed,
             budget: drain::budget(),
         }
     }
 
-    /// Serves a listener until shutdown; tunnels that are open then are the tracker's.
+    /// Serves a listener until shutdown, on the worker `here`; tunnels that are open then are the tracker's.
     pub async fn run(
         self,
+        here: usize,
         listener: TcpListener,
         connections: TaskTracker,
         shutdown: CancellationToken,
     ) {
-        drain::accept(&listener, &shutdown, &self.budget, |stream, peer, place| {
+        drain::accept(listener, &shutdown, &self.budget, |stream, peer, place| {
             let inbound = self.clone();
             let shutdown = shutdown.clone();
-            connections.spawn(async move {
-                if let Err(error) = inbound.serve(stream, shutdown).await {
+            let load = self.loads.claim(here);
+            let worker = &self.workers[load.worker];
+            let handed = load.hand(here, stream);
+            let serving = async move {
+                let served = match handed.and_then(Handed::take) {
+                    Ok(stream) => inbound.serve(stream, shutdown).await,
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = served {
                     warn!(src.addr = %peer, error, "tunnel failed");
                 }
-                drop(place);
-            });
+                drop((load, place));
+            };
+            connections.spawn_on(serving, worker);
         })
         .await;
     }

@@ -10,12 +10,14 @@ mod outbound;
 mod random;
 mod reach;
 pub mod socket;
+mod workers;
 
 pub use allowed::Allowed;
 pub use inbound::Inbound;
-pub use outbound::Outbound;
+pub use outbound::{Lane, Outbound};
 pub use reach::TransparentDial;
 pub use socket::{CLIENT_PORTS, POD_PORTS};
+pub use workers::Workers;
 
 use crate::hbone::{Baggage, WorkloadKind};
 use crate::model::Workload;

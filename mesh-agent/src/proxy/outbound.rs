@@ -1,20 +1,22 @@
 //! EDGE: connections that local pods open.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::access_log::AccessLog;
 use super::allowed::Allowed;
 use super::budget::Budget;
 use super::reach::{Failure, Far, Reached, reach};
+use super::workers::{Handed, Loads};
 use super::{copy, drain, random, socket};
 use crate::causes::causes;
 use crate::hbone::{self, Pool, Progress};
@@ -28,47 +30,71 @@ const HOLD: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Outbound {
     world: watch::Receiver<Snapshot>,
-    pool: Arc<Pool>,
+    lanes: Arc<[Lane]>,
+    loads: Loads,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
 }
 
+/// A worker and the tunnels that its connections share.
+pub struct Lane {
+    /// The worker's runtime.
+    pub worker: Handle,
+    /// Its tunnels.
+    pub pool: Arc<Pool>,
+}
+
 impl Outbound {
-    /// A server that decides on the latest `world` and opens streams in `pool`.
+    /// A server that decides on the latest `world` and spreads its connections over `lanes`, of which there is one.
     ///
     /// How much it carries follows from the limit on open files as it is now.
-    pub fn new(world: watch::Receiver<Snapshot>, pool: Arc<Pool>, allowed: Arc<Allowed>) -> Self {
+    pub fn new(
+        world: watch::Receiver<Snapshot>,
+        lanes: Arc<[Lane]>,
+        allowed: Arc<Allowed>,
+    ) -> Self {
         Self {
             world,
-            pool,
+            loads: Loads::new(lanes.len()),
+            lanes,
             allowed,
             budget: drain::budget(),
         }
     }
 
-    /// Serves a listener until shutdown; connections that are open then are the tracker's.
+    /// Serves a listener until shutdown, on the worker `here`; connections that are open then are the tracker's.
     pub async fn run(
         self,
+        here: usize,
         listener: TcpListener,
         connections: TaskTracker,
         shutdown: CancellationToken,
     ) {
         drain::accept(
-            &listener,
+            listener,
             &shutdown,
             &self.budget,
             |stream, source, place| {
                 let outbound = self.clone();
-                connections.spawn(async move {
-                    outbound.serve(stream, source).await;
-                    drop(place);
-                });
+                let load = self.loads.claim(here);
+                let worker = &self.lanes[load.worker].worker;
+                let handed = load.hand(here, stream);
+                let serving = async move {
+                    match handed.and_then(Handed::take) {
+                        Ok(stream) => outbound.serve(stream, source, load.worker).await,
+                        Err(error) => {
+                            warn!(src.addr = %source, %error, "cannot carry a connection");
+                        }
+                    }
+                    drop((load, place));
+                };
+                connections.spawn_on(serving, worker);
             },
         )
         .await;
     }
 
-    async fn serve(mut self, stream: TcpStream, source: SocketAddr) {
+    async fn serve(mut self, stream: TcpStream, source: SocketAddr, worker: usize) {
         // The listener is transparent: the local address is where the pod wanted to go.
         let Ok(destination) = stream.local_addr() else {
             return;
@@ -79,7 +105,9 @@ impl Outbound {
         }
         let mut log = AccessLog::outbound(source, destination);
         // Boxed, as an open connection must not go on paying for what opening it took.
-        let reached = Box::pin(self.reach(source, destination, &mut log)).await;
+        let lanes = self.lanes.clone();
+        let pool = &*lanes[worker].pool;
+        let reached = Box::pin(self.reach(pool, source, destination, &mut log)).await;
         match reached {
             Ok(Reached {
                 far: Far::Tunnel(tunnel),
@@ -109,6 +137,7 @@ impl Outbound {
     /// is decided then.
     async fn reach(
         &mut self,
+        pool: &Pool,
         source: SocketAddr,
         destination: SocketAddr,
         log: &mut AccessLog,
@@ -119,7 +148,7 @@ impl Outbound {
         };
         let (snapshot, route) = decide(&mut self.world, &wish).await;
         log.decided(&snapshot, &route);
-        let failure = match reach(&self.pool, &self.allowed, route.clone(), source, log).await {
+        let failure = match reach(pool, &self.allowed, route.clone(), source, log).await {
             Err(failure) => failure,
             reached => return reached,
         };
@@ -134,7 +163,7 @@ impl Outbound {
             return Err(failure);
         }
         log.decided(&snapshot, &newer);
-        reach(&self.pool, &self.allowed, newer, source, log).await
+        reach(pool, &self.allowed, newer, source, log).await
     }
 }
 

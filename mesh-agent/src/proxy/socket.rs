@@ -5,13 +5,13 @@
 //! agent's mark, by which `to_pod` knows its packets as judged.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mesh_common::names::MARK_AGENT;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::random;
@@ -52,7 +52,7 @@ pub fn listener(v6: bool) -> io::Result<TcpListener> {
     }
     socket.bind(&SocketAddr::new(loopback, 0).into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Whose address a connection of the agent carries.
