@@ -306,7 +306,7 @@ pub struct Run {
     )]
     pub trust_domain: String,
 
-    /// How programs are attached to interfaces; auto takes tcx from Linux 6.6 on.
+    /// How programs are attached to interfaces; auto takes clsact for pods' and, from Linux 6.6 on, tcx for uplinks.
     #[arg(
         long,
         env = "MESH_ATTACH",

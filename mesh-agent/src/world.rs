@@ -429,7 +429,7 @@ impl World {
                 let _ = reply.send(self.status());
             }
             Command::Describe(reply) => {
-                let _ = reply.send(self.describe());
+                let _ = reply.send(self.describe().await);
             }
         }
     }
@@ -607,19 +607,31 @@ impl World {
         self.ipam.peek().map(|_| ()).map_err(unavailable)
     }
 
-    fn describe(&self) -> Node {
+    async fn describe(&self) -> Node {
         let not_ready = self.ready().err().map(|refusal| Problem {
             what: refusal.message,
             remedy: refusal.remedy,
         });
-        let uplinks = self.uplinks.iter().map(|uplink| status::Interface {
-            name: uplink.name.clone(),
-            missing: self.dataplane.missing_at_uplink(&uplink.name),
-        });
-        let pods = self.interfaces.iter().map(|(_, pod)| status::Interface {
-            name: pod.name.clone(),
-            missing: self.dataplane.missing_at_pod(&pod.name),
-        });
+        // An interface that is gone has none.
+        let filters = async |index| -> Vec<String> {
+            self.network.bpf_filters(index).await.unwrap_or_default()
+        };
+        let mut uplinks = Vec::new();
+        for uplink in &self.uplinks {
+            let filters = filters(uplink.index).await;
+            uplinks.push(status::Interface {
+                name: uplink.name.clone(),
+                missing: self.dataplane.missing_at_uplink(&uplink.name, &filters),
+            });
+        }
+        let mut pods = Vec::new();
+        for (_, pod) in self.interfaces.iter() {
+            let filters = filters(pod.index).await;
+            pods.push(status::Interface {
+                name: pod.name.clone(),
+                missing: self.dataplane.missing_at_pod(&pod.name, &filters),
+            });
+        }
         let families = ["IPv4", "IPv6"].into_iter().zip(self.ipam.usage());
         let at_most = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
         let addresses = families.filter_map(|(family, usage)| {
@@ -638,8 +650,8 @@ impl World {
         };
         Node {
             not_ready,
-            uplinks: uplinks.collect(),
-            pods: pods.collect(),
+            uplinks,
+            pods,
             mtu: self.wiring(Vec::new()).mtu,
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),

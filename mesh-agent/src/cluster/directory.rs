@@ -22,12 +22,14 @@ use crate::model::{Event, Object, Reference};
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// By name: of two files that define an object, the first one's holds.
     files: BTreeMap<OsString, File>,
     /// What is wrong with the files that could not be understood when they were last read.
     left_out: BTreeMap<OsString, String>,
-    world: BTreeMap<Reference, Object>,
+    definitions: BTreeMap<Reference, Definitions>,
 }
+
+/// What files say of an object, each with its name and in the order of the names: the first one's holds. Never empty.
+type Definitions = Vec<(OsString, Object)>;
 
 #[derive(Debug, Default)]
 struct File {
@@ -35,7 +37,7 @@ struct File {
     looks: Option<Fingerprint>,
     /// Hash of what was read.
     hash: Option<u64>,
-    objects: Vec<Object>,
+    defines: Vec<Reference>,
 }
 
 impl Directory {
@@ -44,11 +46,11 @@ impl Directory {
             path,
             files: BTreeMap::new(),
             left_out: BTreeMap::new(),
-            world: BTreeMap::new(),
+            definitions: BTreeMap::new(),
         }
     }
 
-    /// Reads what changed since the last scan and tells it as events.
+    /// Reads what changed since the last scan and tells it as events; work is in proportion to the files that changed.
     ///
     /// # Errors
     /// The directory cannot be listed; what it said stays.
@@ -62,45 +64,37 @@ impl Directory {
         }
         let left_out = self.left_out.clone();
         self.left_out.retain(|name, _| present.contains(name));
-        let mut changed: BTreeSet<OsString> = BTreeSet::new();
-        self.files.retain(|name, _| {
-            let gone = !present.contains(name);
-            if gone {
-                changed.insert(name.clone());
-            }
-            !gone
-        });
-        for name in present {
-            if self.refresh(&name) {
-                changed.insert(name);
+        // By name, what each file that changed says now.
+        let mut changed: BTreeMap<OsString, Vec<Object>> = BTreeMap::new();
+        for name in self.files.keys().filter(|it| !present.contains(*it)) {
+            changed.insert(name.clone(), Vec::new());
+        }
+        for name in &present {
+            if let Some(objects) = self.refresh(name) {
+                changed.insert(name.clone(), objects);
             }
         }
-        let mut events = Vec::new();
-        if !changed.is_empty() {
-            let world = self.merge(&changed);
-            events = difference(&self.world, &world);
-            self.world = world;
-        }
+        let mut events = self.take(changed);
+        self.files.retain(|name, _| present.contains(name));
         events.extend(self.complaints(&left_out));
         Ok(events)
     }
 
-    /// Reads a file again if it looks different; whether it says something else now.
-    fn refresh(&mut self, name: &OsString) -> bool {
+    /// Reads a file again if it looks different; what it says, if that may be something else now.
+    fn refresh(&mut self, name: &OsString) -> Option<Vec<Object>> {
         let path = self.path.join(name);
         let file = self.files.entry(name.clone()).or_default();
         match file.read(&path, syntax_of(name).unwrap_or(Syntax::Yaml)) {
-            Ok(None) => false,
+            Ok(None) => None,
             Ok(Some(Contents { objects, ignored })) => {
                 for kind in ignored {
                     info!(file = %path.display(), kind, "object of this kind is ignored");
                 }
-                file.objects = objects;
                 self.left_out.remove(name);
-                true
+                Some(objects)
             }
             // Removed since it was listed: the next scan finds it missing.
-            Err(Error::Read(error)) if error.kind() == ErrorKind::NotFound => false,
+            Err(Error::Read(error)) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
                 let cause = error::Error::source(&error).map(ToString::to_string);
                 warn!(
@@ -108,7 +102,7 @@ impl Directory {
                     "source file is left out, its previous objects stay in force; correct the file",
                 );
                 self.left_out.insert(name.clone(), causes(&error));
-                false
+                None
             }
         }
     }
@@ -126,31 +120,68 @@ impl Directory {
             .collect()
     }
 
-    /// All objects by name; tells of those defined twice as far as a changed file is concerned.
-    fn merge(&self, changed: &BTreeSet<OsString>) -> BTreeMap<Reference, Object> {
-        let mut world = BTreeMap::new();
-        let mut defined_in = BTreeMap::new();
-        for (name, file) in &self.files {
-            for object in &file.objects {
-                let reference = object.reference();
-                match world.entry(reference.clone()) {
-                    Entry::Vacant(place) => {
-                        place.insert(object.clone());
-                        defined_in.insert(reference, name);
-                    }
-                    Entry::Occupied(_) => {
-                        let kept: &OsString = defined_in[&reference];
-                        if changed.contains(name) || changed.contains(kept) {
-                            warn!(
-                                object = ?reference, ?kept, ignored = ?name,
-                                "object is defined twice; remove one of the two",
-                            );
-                        }
-                    }
+    /// Takes in what changed files say, and tells what follows from it.
+    fn take(&mut self, changed: BTreeMap<OsString, Vec<Object>>) -> Vec<Event> {
+        let defined = changed.keys().filter_map(|it| self.files.get(it));
+        let defined = defined.flat_map(|it| it.defines.iter().cloned());
+        let told = changed.values().flatten().map(Object::reference);
+        let touched: BTreeSet<Reference> = defined.chain(told).collect();
+
+        let old = self.holding(&touched);
+        let names: BTreeSet<_> = changed.keys().cloned().collect();
+        for (name, objects) in changed {
+            self.define(&name, objects);
+        }
+        for reference in &touched {
+            self.warn_of_more(reference, &names);
+        }
+        difference(&old, &self.holding(&touched))
+    }
+
+    /// Which objects hold, of those of some names.
+    fn holding(&self, names: &BTreeSet<Reference>) -> BTreeMap<Reference, Object> {
+        let hold = names.iter().filter_map(|name| {
+            let (_, object) = self.definitions.get(name)?.first()?;
+            Some((name.clone(), object.clone()))
+        });
+        hold.collect()
+    }
+
+    /// Replaces what a file says.
+    fn define(&mut self, name: &OsString, objects: Vec<Object>) {
+        let file = self.files.entry(name.clone()).or_default();
+        for reference in file.defines.drain(..) {
+            if let Entry::Occupied(mut all) = self.definitions.entry(reference) {
+                all.get_mut().retain(|(other, _)| other != name);
+                if all.get().is_empty() {
+                    all.remove();
                 }
             }
         }
-        world
+        for object in objects {
+            let reference = object.reference();
+            let all = self.definitions.entry(reference.clone()).or_default();
+            // Behind those of the same file: the first of them holds.
+            let place = all.partition_point(|(other, _)| other <= name);
+            all.insert(place, (name.clone(), object));
+            file.defines.push(reference);
+        }
+    }
+
+    /// Tells of an object that is defined more than once, as far as changed files are concerned.
+    fn warn_of_more(&self, reference: &Reference, changed: &BTreeSet<OsString>) {
+        let Some([(kept, _), more @ ..]) = self.definitions.get(reference).map(Vec::as_slice)
+        else {
+            return;
+        };
+        for (name, _) in more {
+            if changed.contains(name) || changed.contains(kept) {
+                warn!(
+                    object = ?reference, ?kept, ignored = ?name,
+                    "object is defined twice; remove one of the two",
+                );
+            }
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Attaching the programs so that they outlive the agent: pinned tcx links, or clsact filters where tcx is missing.
+//! Attaching the programs so that they outlive the agent: pinned tcx links, or clsact filters.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, Link, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
@@ -17,13 +17,21 @@ use clap::ValueEnum;
 /// How TC programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// `tcx` where the kernel has it (6.6), otherwise `clsact`.
+    /// `tcx` at uplinks where the kernel has it (6.6), otherwise `clsact`.
     #[default]
     Auto,
     /// Links of the kernel's multi-program TC hook.
     Tcx,
     /// Filters on a clsact qdisc.
     Clsact,
+}
+
+/// Whose interface programs are attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Uplink,
+    /// The host's end of a pod's veth.
+    Pod,
 }
 
 /// Priority and handle of our clsact filters: fixed, so that the next agent finds and replaces them.
@@ -39,24 +47,32 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// A replacement is atomic: no packet meets the interface without a program.
 pub(super) fn tc(
     program: &mut SchedClassifier,
-    mode: Mode,
+    by_tcx: bool,
     ifname: &str,
     attach: TcAttachType,
     pin: &Path,
 ) -> Result<(), Cause> {
-    if is_tcx(mode) {
+    if by_tcx {
         tcx_link(program, ifname, attach, pin)
     } else {
-        clsact_filter(program, ifname, attach)
+        clsact_filter(program, ifname, attach)?;
+        // An earlier agent's, of another mode.
+        Ok(detach(pin)?)
     }
 }
 
 /// Whether programs are attached as tcx links.
-pub(super) fn is_tcx(mode: Mode) -> bool {
-    match mode {
-        Mode::Auto => KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE),
-        Mode::Tcx => true,
-        Mode::Clsact => false,
+///
+/// Where others attach programs, too, links are safe from them. A pod's interface is ours alone, and a link made there or gone
+/// with it waits for a grace period of RCU under the lock of rtnetlink: 12 ms, twice for each pod, in which nobody else can
+/// change the node's network.
+pub(super) fn is_tcx(mode: Mode, place: Place) -> bool {
+    match (mode, place) {
+        (Mode::Auto, Place::Uplink) => {
+            KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE)
+        }
+        (Mode::Tcx, _) => true,
+        (Mode::Auto, Place::Pod) | (Mode::Clsact, _) => false,
     }
 }
 
@@ -80,6 +96,10 @@ fn tcx_link(
     let id = program.attach_with_options(ifname, attach, first)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(pin)?;
+    let (priority, handle) = FILTER;
+    // An earlier agent's, of another mode; most often there is none.
+    let old = SchedClassifierLink::attached(ifname, attach, priority, handle, None)?;
+    let _ = old.detach();
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
-use super::attach::{Mode, is_tcx};
+use super::attach::{Mode, Place, is_tcx};
 use mesh_common::names::{PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_TO_NET, PROGRAM_TO_POD};
 
 /// What an uplink is to have.
@@ -16,23 +16,20 @@ const POD: [(&str, TcAttachType); 2] = [
     (PROGRAM_TO_POD, TcAttachType::Egress),
 ];
 
-/// Programs that an uplink is without. Of clsact filters nothing is known.
-pub(super) fn missing_at_uplink(mode: Mode, ifname: &str) -> Vec<String> {
-    missing(mode, ifname, &UPLINK)
-}
-
-/// As [`missing_at_uplink`], of the host's end of a pod's interface.
-pub(super) fn missing_at_pod(mode: Mode, ifname: &str) -> Vec<String> {
-    missing(mode, ifname, &POD)
-}
-
-fn missing(mode: Mode, ifname: &str, wanted: &[(&str, TcAttachType)]) -> Vec<String> {
-    if !is_tcx(mode) {
-        return Vec::new();
-    }
+/// Programs that an interface is without; `filters` are those in its clsact qdisc.
+pub(super) fn missing(mode: Mode, place: Place, ifname: &str, filters: &[String]) -> Vec<String> {
+    let wanted = match place {
+        Place::Uplink => &UPLINK,
+        Place::Pod => &POD,
+    };
+    let by_tcx = is_tcx(mode, place);
     let is_there = |program: &str, attach| {
-        let present = SchedClassifier::query_tcx(ifname, attach);
-        present.is_ok_and(|(_, all)| all.iter().any(|it| it.name_as_str() == Some(program)))
+        if by_tcx {
+            let present = SchedClassifier::query_tcx(ifname, attach);
+            present.is_ok_and(|(_, all)| all.iter().any(|it| it.name_as_str() == Some(program)))
+        } else {
+            filters.iter().any(|it| it == program)
+        }
     };
     let missing = wanted
         .iter()

@@ -20,7 +20,7 @@ use mesh_common::names::{
 };
 use tracing::warn;
 
-use super::attach::{self, Mode, pin_path};
+use super::attach::{self, Mode, Place, pin_path};
 use super::flows::Flows;
 use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
 use super::plan::{self, Interfaces};
@@ -177,24 +177,29 @@ impl Dataplane {
 
     /// Attaches `from_net` and `to_net` to an uplink.
     pub fn attach_uplink(&mut self, ifname: &str) -> Result<(), Error> {
-        self.attach_tc(PROGRAM_TO_NET, ifname, TcAttachType::Egress)?;
-        self.attach_tc(PROGRAM_FROM_NET, ifname, TcAttachType::Ingress)
+        self.attach_tc(PROGRAM_TO_NET, Place::Uplink, ifname, TcAttachType::Egress)?;
+        self.attach_tc(
+            PROGRAM_FROM_NET,
+            Place::Uplink,
+            ifname,
+            TcAttachType::Ingress,
+        )
     }
 
     /// Attaches `to_pod` and `from_pod` to the host's end of a pod's veth.
     pub fn attach_pod(&mut self, ifname: &str) -> Result<(), Error> {
-        self.attach_tc(PROGRAM_TO_POD, ifname, TcAttachType::Egress)?;
-        self.attach_tc(PROGRAM_FROM_POD, ifname, TcAttachType::Ingress)
+        self.attach_tc(PROGRAM_TO_POD, Place::Pod, ifname, TcAttachType::Egress)?;
+        self.attach_tc(PROGRAM_FROM_POD, Place::Pod, ifname, TcAttachType::Ingress)
     }
 
-    /// Programs that an uplink should have and does not, as far as the kernel tells.
-    pub fn missing_at_uplink(&self, ifname: &str) -> Vec<String> {
-        attached::missing_at_uplink(self.options.mode, ifname)
+    /// Programs that an uplink should have and does not; `filters` are those in its clsact qdisc.
+    pub fn missing_at_uplink(&self, ifname: &str, filters: &[String]) -> Vec<String> {
+        attached::missing(self.options.mode, Place::Uplink, ifname, filters)
     }
 
     /// As [`Self::missing_at_uplink`], at the host's end of a pod's veth.
-    pub fn missing_at_pod(&self, ifname: &str) -> Vec<String> {
-        attached::missing_at_pod(self.options.mode, ifname)
+    pub fn missing_at_pod(&self, ifname: &str, filters: &[String]) -> Vec<String> {
+        attached::missing(self.options.mode, Place::Pod, ifname, filters)
     }
 
     /// Forgets the links of a pod's veth that is gone.
@@ -435,13 +440,14 @@ impl Dataplane {
     fn attach_tc(
         &mut self,
         program: &'static str,
+        place: Place,
         ifname: &str,
         attach: TcAttachType,
     ) -> Result<(), Error> {
         let pin = pin_path(&self.options.bpffs, program, ifname);
-        let mode = self.options.mode;
+        let by_tcx = attach::is_tcx(self.options.mode, place);
         let classifier: &mut SchedClassifier = self::program(&mut self.ebpf, program)?;
-        attach::tc(classifier, mode, ifname, attach, &pin).map_err(|source| Error::Attach {
+        attach::tc(classifier, by_tcx, ifname, attach, &pin).map_err(|source| Error::Attach {
             program,
             target: ifname.to_owned(),
             source,

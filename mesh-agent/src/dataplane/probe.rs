@@ -85,9 +85,9 @@ pub fn features() -> Vec<Feature> {
         feature("ring buffers", "5.8", bpf, map(MapType::RingBuf)),
         feature("socket maps", "5.10", bpf, map(MapType::SockMap)),
         feature(
-            "tcx or clsact hooks",
+            "clsact hooks",
             "5.10",
-            Need::Agent("CONFIG_NET_SCH_INGRESS"),
+            Need::Agent("CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"),
             hooks(),
         ),
     ]
@@ -122,11 +122,8 @@ fn map(kind: MapType) -> Result<bool, String> {
     is_map_supported(kind).map_err(|error| causes(&error))
 }
 
-/// Asks for tcx; where there is none, makes a clsact qdisc, in a network namespace that ends with its thread.
+/// Makes a clsact qdisc, in a network namespace that ends with its thread.
 fn hooks() -> Result<bool, String> {
-    if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() {
-        return Ok(true);
-    }
     let apart = || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| causes(&error))?;
         Ok(qdisc_add_clsact("lo").is_ok())

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Stream;
 use super::queue::Queue;
+use super::reads::Reads;
 
 /// Bytes copied so far; readable while the copy runs.
 #[derive(Debug, Default)]
@@ -142,22 +143,19 @@ async fn outgoing(
     send: &mut SendStream<Bytes>,
     progress: &Progress,
 ) -> Result<(), Broken> {
-    let mut size = MIN_READ;
+    let mut reads = Reads::default();
     loop {
         tokio::select! {
             biased;
             reset = poll_fn(|cx| send.poll_reset(cx)) => return reset.map_err(Broken::Tunnel).and_then(ended_by),
             ready = tcp.readable() => ready.map_err(Broken::Tcp)?,
         }
-        let mut buffer = BytesMut::with_capacity(size);
-        let length = match read(tcp, &mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
+        let mut rest = match reads.read(tcp) {
+            Ok(bytes) if bytes.is_empty() => break,
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(Broken::Tcp(error)),
         };
-        size = next_size(size, length);
-        let mut rest = buffer.freeze();
         while !rest.is_empty() {
             let Some(room) = room(send, rest.len()).await? else {
                 return Ok(());
@@ -173,33 +171,6 @@ async fn outgoing(
     }
     send.send_data(Bytes::new(), true)
         .or_else(|error| why(send, error))
-}
-
-/// Reads once, into the buffer's spare room.
-///
-/// A short read has emptied the socket; telling tokio so saves the read that would find out.
-fn read(tcp: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
-    let mut short = None;
-    let read = tcp.try_io(Interest::READABLE, || {
-        let length = tcp.try_read_buf(buffer)?;
-        if length == 0 || buffer.len() == buffer.capacity() {
-            return Ok(length);
-        }
-        short = Some(length);
-        Err(io::ErrorKind::WouldBlock.into())
-    });
-    short.map_or(read, Ok)
-}
-
-/// The buffer for the next read: what fills it grows it, what leaves most of it empty shrinks it.
-fn next_size(size: usize, length: usize) -> usize {
-    if length >= size {
-        (size * 4).min(MAX_READ)
-    } else if length < size / 4 {
-        (size / 2).max(MIN_READ)
-    } else {
-        size
-    }
 }
 
 /// Waits until the tunnel takes some of `want` bytes; none if the peer wants no more.
@@ -287,28 +258,5 @@ fn end(error: h2::Error) -> Result<(), Broken> {
     match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => ended_by(reason),
         _ => Err(Broken::Tunnel(error)),
-    }
-}
-
-/// Reads grow between these; the greatest makes one DATA frame of 16 TLS records.
-const MIN_READ: usize = 4 << 10;
-const MAX_READ: usize = 256 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_grow_while_they_fill_and_shrink_when_they_do_not() {
-        let mut size = MIN_READ;
-        for _ in 0..5 {
-            size = next_size(size, size);
-        }
-        assert_eq!(size, MAX_READ);
-        assert_eq!(next_size(size, size / 2), size);
-        for _ in 0..9 {
-            size = next_size(size, 1);
-        }
-        assert_eq!(size, MIN_READ);
     }
 }

@@ -72,15 +72,10 @@ impl Network {
 
     /// Removes the clsact qdisc of an interface if no filter is left in it.
     pub async fn remove_empty_clsact(&self, index: u32) -> Result<(), Error> {
-        let index = index.cast_signed();
-        let what = "listing filters";
-        let get = || self.handle.traffic_filter(index).get();
-        let mut filters = collect(what, get().ingress().execute()).await?;
-        filters.extend(collect(what, get().egress().execute()).await?);
-        if !filters.is_empty() {
+        if !self.filters(index).await?.is_empty() {
             return Ok(());
         }
-        let mut request = self.handle.qdisc().del(index);
+        let mut request = self.handle.qdisc().del(index.cast_signed());
         request.message_mut().header.parent = TcHandle::CLSACT;
         let gone = request.execute().await;
         tolerate(gone, Errno::ENOENT, || "removing a clsact qdisc".to_owned())

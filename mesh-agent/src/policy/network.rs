@@ -131,17 +131,26 @@ impl<'a> View<'a> {
 
 impl Peer {
     /// Whether a pod is one of those that a policy's rule means; a block means none.
-    pub(super) fn selects(&self, snapshot: &Snapshot, policy: &NetworkPolicy, pod: &Pod) -> bool {
+    fn selects(&self, snapshot: &Snapshot, policy: &NetworkPolicy, pod: &Pod) -> bool {
+        self.pods_of(snapshot, policy, &pod.key.namespace)
+            .is_some_and(|pods| pods.matches(&pod.labels))
+    }
+
+    /// The pods of a namespace that a policy's rule means; none if it means no namespace, or not this one.
+    pub(super) fn pods_of(
+        &self,
+        snapshot: &Snapshot,
+        policy: &NetworkPolicy,
+        namespace: &str,
+    ) -> Option<&Selector> {
         let Self::Pods { namespaces, pods } = self else {
-            return false;
+            return None;
         };
-        let in_namespace = match namespaces {
-            Namespaces::Own => pod.key.namespace == policy.key.namespace,
-            Namespaces::Matching(selector) => {
-                is_namespace_selected(snapshot, &pod.key.namespace, selector)
-            }
+        let is_meant = match namespaces {
+            Namespaces::Own => *namespace == *policy.key.namespace,
+            Namespaces::Matching(selector) => is_namespace_selected(snapshot, namespace, selector),
         };
-        in_namespace && pods.matches(&pod.labels)
+        is_meant.then_some(pods)
     }
 }
 

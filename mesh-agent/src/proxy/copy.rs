@@ -1,17 +1,15 @@
 //! EDGE: bytes between two TCP connections.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::net::Shutdown;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use bytes::Buf;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::socket;
-
-/// Bytes read from the kernel at once.
-const BUFFER: usize = 64 << 10;
+use crate::hbone::Reads;
 
 /// What a copy came to.
 pub(super) struct Spliced {
@@ -24,64 +22,48 @@ pub(super) struct Spliced {
 }
 
 /// Copies both ways until both ends are done or `revoked` is cancelled; half-close travels as half-close, a failure as a
-/// reset of both.
+/// reset of both. An idle connection holds no buffer.
 pub(super) async fn splice(a: TcpStream, b: TcpStream, revoked: &CancellationToken) -> Spliced {
-    let (mut a, mut b) = (Counted::new(a), Counted::new(b));
-    let copying = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER);
+    let (mut sent, mut received) = (0, 0);
+    let copying =
+        async { tokio::try_join!(forward(&a, &b, &mut sent), forward(&b, &a, &mut received)) };
     let copied = revoked.run_until_cancelled(copying).await;
     let copied = copied.unwrap_or_else(|| Err(io::Error::other("no longer allowed")));
-    let (sent, received) = (b.written, a.written);
     if copied.is_err() {
-        socket::reset(a.stream);
-        socket::reset(b.stream);
+        socket::reset(a);
+        socket::reset(b);
     }
     Spliced {
         sent,
         received,
-        outcome: copied.map(|_| ()),
+        outcome: copied.map(drop),
     }
 }
 
-/// A connection that counts what is written to it, whatever becomes of it.
-struct Counted {
-    stream: TcpStream,
-    written: u64,
-}
-
-impl Counted {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, written: 0 }
+/// Copies one way until the end, and counts what is written, whatever becomes of it.
+async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Result<()> {
+    let mut reads = Reads::default();
+    loop {
+        from.readable().await?;
+        let mut rest = match reads.read(from) {
+            Ok(bytes) if bytes.is_empty() => break,
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        while !rest.is_empty() {
+            to.writable().await?;
+            match to.try_write(&rest) {
+                Ok(length) => {
+                    rest.advance(length);
+                    *written += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.written += written as u64;
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    SockRef::from(to).shutdown(Shutdown::Write)
 }
 
 #[cfg(test)]

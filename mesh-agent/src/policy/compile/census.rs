@@ -80,18 +80,27 @@ impl<'a> Census<'a> {
         of_region: &[u32],
         found: &mut BTreeMap<(u32, Addr), u32>,
     ) {
-        let addresses: BTreeMap<_, _> = self.snapshot.workload_addresses().collect();
-        let mut by_labels = HashMap::new();
-        for (address, workload) in addresses {
-            let region = regions.locate(address);
-            let mut marks = seen[region].clone();
+        let peers = self.peers;
+        let mut residents = HashMap::new();
+        let mut marked = Vec::new();
+        for (address, workload) in self.snapshot.workload_addresses() {
+            let mut marks = peers.of_workload(self.views, workload, address);
             if let Some(pod) = &workload.pod {
-                let labels = (&pod.key.namespace, self.peers.labels_of(&pod.labels));
-                let granted = by_labels.entry(labels);
-                let granted = granted.or_insert_with(|| self.peers.of_labels(self.snapshot, pod));
-                marks.extend_from_slice(granted);
+                let namespace = &pod.key.namespace;
+                let there = residents.entry(namespace);
+                let there = there.or_insert_with(|| peers.of_namespace(self.snapshot, namespace));
+                marks.extend_from_slice(there.of(&pod.labels));
             }
-            marks.extend(self.peers.of_workload(self.views, workload, address));
+            // In most one sees no more than in whoever else might have the address.
+            if !marks.is_empty() {
+                marked.push((address, workload, marks));
+            }
+        }
+        // Numbers of classes are in the order of addresses, whatever the order they are found in.
+        marked.sort_unstable_by_key(|(address, ..)| *address);
+        for (address, workload, mut marks) in marked {
+            let region = regions.locate(address);
+            marks.extend_from_slice(&seen[region]);
             let someone = Someone {
                 address,
                 workload: Some(workload),

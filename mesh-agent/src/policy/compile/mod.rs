@@ -17,6 +17,7 @@ mod mark;
 mod peers;
 mod ports;
 mod regions;
+mod residents;
 mod row;
 mod tables;
 mod view;

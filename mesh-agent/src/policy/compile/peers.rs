@@ -1,6 +1,6 @@
 //! What policies see in the other ends of connections.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::slice;
 
@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use super::mark::{Grant, Mark};
 use super::ports::{Spans, spans};
 use super::regions::Regions;
+use super::residents::Residents;
 use super::view::View;
-use crate::model::{Identity, Key, Labels, Pod, Protocol, Snapshot, Workload};
+use crate::model::{Identity, Key, Protocol, Snapshot, Workload};
 use crate::policy::{
     Among, AuthorizationPolicy, AuthorizationRule, Direction, IpBlock, Match, NetworkPolicy,
     NetworkRule, Peer,
@@ -30,8 +31,6 @@ pub(super) struct Peers<'a> {
     matches: Vec<(Vec<&'a Match>, Vec<usize>)>,
     /// Names of ports at peers, and the views that ask for them.
     names: BTreeMap<(&'a str, Protocol), Vec<usize>>,
-    /// Keys of labels that decide about pods.
-    labels: BTreeSet<&'a str>,
     /// Views that judge ingress.
     ingress: Vec<usize>,
     /// Views that ask for the destination's address.
@@ -109,12 +108,6 @@ impl<'a> Peers<'a> {
             return;
         };
         let to_blocks = self.grant(view, direction, numbers);
-        for peer in peers {
-            if let Peer::Pods { pods, .. } = peer {
-                let keys = pods.requirements.iter().map(|it| it.key.as_str());
-                self.labels.extend(keys);
-            }
-        }
         let rule = self.rules.entry((&policy.key, direction, place));
         let rule = rule.or_insert_with(|| Rule {
             policy,
@@ -208,20 +201,14 @@ impl<'a> Peers<'a> {
         marks
     }
 
-    /// The labels that decide about a pod.
-    pub(super) fn labels_of<'s>(&self, labels: &'s Labels) -> Vec<Option<&'s str>> {
-        let keys = self.labels.iter();
-        keys.map(|it| labels.get(*it).map(String::as_str)).collect()
-    }
-
-    /// What network policies grant a pod for its namespace and labels.
-    pub(super) fn of_labels(&self, snapshot: &Snapshot, pod: &Pod) -> Vec<Mark<'a>> {
-        let rules = self.rules.values().filter(|rule| {
-            let mut peers = rule.peers.iter();
-            peers.any(|it| it.selects(snapshot, rule.policy, pod))
+    /// What network policies grant pods of a namespace.
+    pub(super) fn of_namespace(&self, snapshot: &Snapshot, namespace: &str) -> Residents<'_, 'a> {
+        let rules = self.rules.values().map(|rule| {
+            let peers = rule.peers.iter();
+            let pods = peers.filter_map(|it| it.pods_of(snapshot, rule.policy, namespace));
+            (pods.collect(), &rule.to_pods[..])
         });
-        let grants = rules.flat_map(|it| &it.to_pods);
-        grants.map(|it| Mark::Granted(*it)).collect()
+        Residents::new(rules)
     }
 
     /// What else is seen in a workload at an address.
@@ -240,7 +227,10 @@ impl<'a> Peers<'a> {
                 port: it.port,
             })
             .collect();
-        if workload.is_local() && !self.ingress.is_empty() {
+        if !workload.is_local() {
+            return marks;
+        }
+        if !self.ingress.is_empty() {
             marks.push(Mark::Local {
                 has_identity: workload.identity.is_some(),
             });
