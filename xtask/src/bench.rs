@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Load the mesh for so long, in place of all rows, and tell how the agents' memory and descriptors went
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<u64>,
 }
 
 /// The plugins that ours is measured beside, and the Debian package that has them.
@@ -44,6 +47,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bench.env("MESH_BIN_DIR", binaries).args(&args.filter);
     if args.quick {
         bench.arg("--quick");
+    }
+    if let Some(minutes) = args.soak {
+        bench.args(["--soak", &minutes.to_string()]);
     }
     if let Some(path) = &args.json {
         // The bench runs in the workspace, whoever started us elsewhere.

@@ -31,6 +31,8 @@ pub(crate) enum Work {
 pub(crate) struct Ends<'a> {
     pub(crate) client: &'a Pod<'a>,
     pub(crate) server: &'a Pod<'a>,
+    /// The first port of the servers.
+    pub(crate) port: u16,
 }
 
 /// What became of it.
@@ -47,8 +49,6 @@ pub(crate) struct Measured {
     pub(crate) cpu: Used,
 }
 
-/// The first port of the servers.
-const PORT: u16 = 9_000;
 /// Ports of the servers that connections come and go at: a client has ports for seconds, for each of them.
 const CHURN_PORTS: u16 = 8;
 /// One write, and the room for one read.
@@ -83,7 +83,7 @@ pub(crate) fn run(work: Work, ends: Ends<'_>, meter: &Meter, time: Duration) -> 
         // A server still reads the end of one connection while its client opens the next.
         Work::Churn(count) => 2 * count / usize::from(CHURN_PORTS),
     };
-    let listeners = ports(work).map(|port| listen(ends.server, port));
+    let listeners = ports(work, ends).map(|port| listen(ends.server, port));
     let listeners: Vec<_> = listeners.collect::<Result<_>>()?;
     thread::scope(|scope| {
         for listener in &listeners {
@@ -108,7 +108,7 @@ fn measure<'scope>(
     shared: &'scope Shared,
 ) -> Result<Measured> {
     let (Work::Bulk(count) | Work::PingPong(count) | Work::Churn(count)) = work;
-    let clients: Vec<_> = ports(work)
+    let clients: Vec<_> = ports(work, ends)
         .cycle()
         .take(count)
         .map(|port| {
@@ -150,12 +150,12 @@ fn measure<'scope>(
 }
 
 /// Of the servers.
-fn ports(work: Work) -> Range<u16> {
+fn ports(work: Work, ends: Ends<'_>) -> Range<u16> {
     let count = match work {
         Work::Bulk(_) | Work::PingPong(_) => 1,
         Work::Churn(_) => CHURN_PORTS,
     };
-    PORT..PORT + count
+    ends.port..ends.port + count
 }
 
 fn listen(pod: &Pod<'_>, port: u16) -> Result<TcpListener> {

@@ -16,6 +16,7 @@ mod programs;
 mod references;
 mod report;
 mod row;
+mod soak;
 mod stage;
 mod statistics;
 mod traffic;
@@ -45,6 +46,9 @@ struct Args {
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Load the mesh for so long, in place of all rows, and tell how the agents' memory and descriptors went
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..))]
+    soak: Option<u64>,
     /// Measure, under the eyes of a parent
     #[arg(long, hide = true)]
     measure: bool,
@@ -87,12 +91,15 @@ fn supervised() -> Result<ExitCode> {
 
 fn run(args: &Args) -> Result<()> {
     begin()?;
+    raise_descriptor_limit()?;
+    if let Some(minutes) = args.soak {
+        return stage::with(|stage| soak::run(stage, minutes));
+    }
     let plan = Plan {
         filter: args.filter.clone().unwrap_or_default(),
         pairs: if args.quick { 3 } else { 5 },
         seconds: if args.quick { 1.0 } else { 2.0 },
     };
-    raise_descriptor_limit()?;
     let mut report = Report::new(Machine::look()?);
     measure(&plan, &mut report)?;
     ensure!(

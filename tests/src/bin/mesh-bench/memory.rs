@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::lab::Lab;
 use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::world::Family;
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 
 use crate::Plan;
 use crate::machine::kilobytes;
@@ -25,6 +25,12 @@ const PORT: u16 = 8_900;
 /// than half of all.
 const CLIENTS: usize = 4;
 const COUNTS: [usize; 2] = [1_000, 5_000];
+/// Connections whose servers read nothing, and whose clients send as much as goes.
+const STALLED: usize = 1_000;
+/// What sockets of these hold at either end, in bytes.
+const SMALL: usize = 64 << 10;
+/// How long nothing more may go until a client gives up.
+const STALL: Duration = Duration::from_millis(50);
 /// How long after the last byte an agent is idle.
 const REST: Duration = Duration::from_secs(1);
 
@@ -53,6 +59,14 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
         row(&count.to_string(), "MB", held / 1e3);
     }
     row("connection", "KB", (held - idle) / open.len() as f64);
+    drop(open);
+    thread::sleep(REST);
+    let before = resident(stage.lab)?;
+    let stalled = (0..STALLED).map(|number| ways[number % CLIENTS].stall());
+    let stalled: Vec<_> = stalled.collect::<Result<_>>()?;
+    thread::sleep(REST);
+    row("stalled", "MB", (resident(stage.lab)? - before) / 1e3);
+    drop(stalled);
     Ok(())
 }
 
@@ -98,8 +112,22 @@ impl<'a> Way<'a> {
     }
 }
 
+impl Way<'_> {
+    /// Opens a connection and sends until nothing goes any more.
+    fn stall(&self) -> Result<[TcpStream; 2]> {
+        let prepare = |socket: &Socket| socket.set_send_buffer_size(SMALL);
+        SockRef::from(&self.listener).set_recv_buffer_size(SMALL)?;
+        let mut client = self.client.connect_with(self.to, prepare)?;
+        let (server, _) = self.listener.accept()?;
+        client.set_write_timeout(Some(STALL))?;
+        let block = vec![0x5a; SMALL];
+        while client.write(&block).is_ok() {}
+        Ok([client, server])
+    }
+}
+
 /// Resident memory of an agent, the mean of all, in kB of 1000 bytes.
-fn resident(lab: &Lab) -> Result<f64> {
+pub(crate) fn resident(lab: &Lab) -> Result<f64> {
     let agents: Vec<_> = lab
         .nodes()
         .iter()

@@ -1,8 +1,9 @@
 //! Rows `cross.*` and `same.*`: what pods see of the path between them.
 
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::Plan;
 use crate::load::{self, Ends, Measured, Work};
@@ -12,13 +13,23 @@ use crate::stage::{Pods, Stage};
 use crate::statistics::{median, percentile};
 
 /// Rows, with their work.
-const ROWS: [(&str, Work); 5] = [
+const ROWS: [(&str, Work); 6] = [
     ("bulk1", Work::Bulk(1)),
     ("bulk8", Work::Bulk(8)),
     ("pp1", Work::PingPong(1)),
+    (FAIR, Work::PingPong(1)),
     ("pp32", Work::PingPong(32)),
     ("cr", Work::Churn(16)),
 ];
+/// The row in which another pod of the client's node is greedy meanwhile.
+const FAIR: &str = "fair";
+const GREED: Work = Work::Bulk(8);
+
+/// Of the servers.
+const PORT: u16 = 9_000;
+const GREEDY_PORT: u16 = 9_100;
+/// How long greed has gone on before anybody looks.
+const LEAD: Duration = Duration::from_millis(300);
 
 /// Whose servers are loaded.
 #[derive(Clone, Copy)]
@@ -40,15 +51,53 @@ impl Place {
         Ends {
             client: &pods.client,
             server,
+            port: PORT,
         }
     }
 }
 
-fn chosen(plan: &Plan) -> impl Iterator<Item = (Place, Work, String)> {
+/// A group of rows.
+struct Chosen {
+    place: Place,
+    work: Work,
+    is_beside_greed: bool,
+    key: String,
+}
+
+fn chosen(plan: &Plan) -> impl Iterator<Item = Chosen> {
     let all = Place::ALL.into_iter().flat_map(|(place, prefix)| {
-        ROWS.map(|(name, work)| (place, work, format!("{prefix}.{name}")))
+        ROWS.map(|(name, work)| Chosen {
+            place,
+            work,
+            is_beside_greed: name == FAIR,
+            key: format!("{prefix}.{name}"),
+        })
     });
-    all.filter(|(.., key)| plan.wants(key))
+    // On one node there is nothing but the kernel to be fair.
+    all.filter(|it| !(it.is_beside_greed && matches!(it.place, Place::Same)))
+        .filter(|it| plan.wants(&it.key))
+}
+
+/// Loads, beside a greedy neighbour if there is to be one.
+fn load(chosen: &Chosen, pods: &Pods<'_>, stage: &Stage<'_>, time: Duration) -> Result<Measured> {
+    let run = || load::run(chosen.work, chosen.place.ends(pods), &stage.meter, time);
+    if !chosen.is_beside_greed {
+        return run();
+    }
+    let ends = Ends {
+        client: &pods.neighbour,
+        server: &pods.remote,
+        port: GREEDY_PORT,
+    };
+    thread::scope(|scope| {
+        let greed = scope.spawn(|| load::run(GREED, ends, &stage.meter, time + 2 * LEAD));
+        thread::sleep(LEAD);
+        let measured = run();
+        greed
+            .join()
+            .map_err(|_| anyhow!("the greedy neighbour panicked"))??;
+        measured
+    })
 }
 
 /// Whether a row of these is asked for.
@@ -59,10 +108,11 @@ pub(crate) fn is_wanted(plan: &Plan) -> bool {
 /// Measures the rows that are asked for.
 pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     let time = Duration::from_secs_f64(plan.seconds);
-    for (place, work, key) in chosen(plan) {
+    for chosen in chosen(plan) {
+        let Chosen { work, key, .. } = &chosen;
         let mut pairs = Vec::new();
         for number in 1..=plan.pairs {
-            let side = |pods| load::run(work, place.ends(pods), &stage.meter, time);
+            let side = |pods| load(&chosen, pods, stage, time);
             // Who is first takes turns, too.
             let [plain, mesh] = if number % 2 == 1 {
                 [side(&stage.plain)?, side(&stage.mesh)?]
@@ -70,11 +120,11 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
                 let mesh = side(&stage.mesh)?;
                 [side(&stage.plain)?, mesh]
             };
-            let pair = [plain, mesh].map(|it| Sample::of(work, it));
-            progress(&key, work, &format!("{number}/{}", plan.pairs), &pair);
+            let pair = [plain, mesh].map(|it| Sample::of(*work, it));
+            progress(key, *work, &format!("{number}/{}", plan.pairs), &pair);
             pairs.push(pair);
         }
-        for row in rows(&key, work, &pairs) {
+        for row in rows(key, *work, &pairs) {
             report.add(row);
         }
     }
