@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::cabling::Cabling;
 use crate::cni::{Answer, Call};
 use crate::lab::Lab;
 use crate::netns::Netns;
@@ -123,6 +124,10 @@ impl<'lab> PodBuilder<'lab> {
         };
         let added = add(node, &call).with_context(|| format!("pod {namespace}/{name}"))?;
         let addresses = addresses(&added)?;
+        let cabling = Cabling::of_environment()?;
+        cabling.pod(&netns, "eth0")?;
+        let host = added["interfaces"][0]["name"].as_str();
+        cabling.pod(node.netns(), host.context("a result without interfaces")?)?;
         let done = first(&netns, &addresses);
         lab.objects().edit("Pod", namespace, name, |pod| {
             objects::set_ready(pod, &addresses);

@@ -13,6 +13,7 @@ use mesh_common::maps::{Service, Workload};
 use mesh_common::names;
 use nix::unistd::Pid;
 
+use crate::cabling::Cabling;
 use crate::capture::Capture;
 use crate::cni::{Answer, Call, Cni};
 use crate::counters::Counters;
@@ -62,6 +63,9 @@ impl Node {
              address add fd00:77::{number}/64 dev {UPLINK} nodad
              link set {UPLINK} up"
         ))?;
+        let cabling = Cabling::of_environment()?;
+        cabling.uplink(&fabric, &name)?;
+        cabling.uplink(&netns, UPLINK)?;
         let node = Self {
             name,
             number,

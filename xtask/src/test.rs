@@ -22,6 +22,12 @@ pub(crate) struct Args {
     /// Run the scenarios: nodes and pods as network namespaces
     #[arg(long)]
     netns: bool,
+    /// MTU of the scenarios' links between nodes
+    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    mtu: u32,
+    /// Turn segmentation and checksum offloads of the scenarios' links off
+    #[arg(long)]
+    no_offloads: bool,
 }
 
 /// The file in `tests/tests` that needs the object but no agent.
@@ -32,7 +38,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let all = !(args.unit || args.packet || args.netns);
     if all || args.packet || args.netns {
         require_root("running the packet tests and scenarios")?;
-        install_packages(&[])?;
+        let ethtool = args.no_offloads.then_some(("ethtool", "ethtool"));
+        install_packages(ethtool.as_slice())?;
     }
     let filter = args.filter.as_deref();
     if all || args.unit {
@@ -58,7 +65,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut names = scenario_files()?;
         names.retain(|name| name != PACKETS);
         let mut command = scenarios(&names);
-        finish(command.env("MESH_BIN_DIR", binaries), filter)?;
+        command.env("MESH_BIN_DIR", binaries);
+        command.env("MESH_LAB_MTU", args.mtu.to_string());
+        if args.no_offloads {
+            command.env("MESH_LAB_OFFLOADS", "off");
+        }
+        finish(&mut command, filter)?;
     }
     Ok(())
 }
