@@ -152,7 +152,7 @@ fn archive(layer: &[u8], tag: &str) -> Result<Vec<u8>> {
         "architecture": architecture,
         "os": "linux",
         "created": EPOCH,
-        "config": { "Entrypoint": ["/mesh-agent"], "WorkingDir": "/" },
+        "config": { "Entrypoint": ["/mesh-agent"], "Env": ["PATH=/"], "WorkingDir": "/" },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
         "history": [{ "created": EPOCH, "created_by": "cargo xtask image" }],
     }))?;

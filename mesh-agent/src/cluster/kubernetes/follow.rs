@@ -3,12 +3,13 @@
 //! What is heard is whole: a list is told when its last page is there. Nothing ends a follower but that nobody listens.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_util::io::{AsyncBufRead, AsyncBufReadExt};
 use kube::Client;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -85,6 +86,10 @@ pub(super) struct Follower {
     /// The server forgot a list before its last page was asked for: the next one is asked for as a whole.
     unpaged: bool,
     backoff: Backoff,
+    /// Ends the pauses of all kinds' followers once the server answers one of them again.
+    back: Arc<Notify>,
+    /// The server could not be asked and has not answered since.
+    failing: bool,
 }
 
 impl Follower {
@@ -93,6 +98,7 @@ impl Follower {
         access: Access,
         timing: Timing,
         heard: mpsc::Sender<(Resource, Heard)>,
+        back: Arc<Notify>,
     ) -> Self {
         Self {
             resource,
@@ -102,6 +108,8 @@ impl Follower {
             position: None,
             unpaged: false,
             backoff: Backoff::new(timing.first_retry, timing.last_retry),
+            back,
+            failing: false,
         }
     }
 
@@ -132,6 +140,7 @@ impl Follower {
                     if matches!(trouble, Trouble::Garbage(_) | Trouble::Refused(_)) {
                         self.position = None;
                     }
+                    self.failing = true;
                     Some(Heard::Failed(causes(&trouble)))
                 }
             };
@@ -140,7 +149,10 @@ impl Follower {
             {
                 return;
             }
-            sleep(self.backoff.pause()).await;
+            tokio::select! {
+                () = sleep(self.backoff.pause()) => {}
+                () = self.back.notified(), if self.failing => {}
+            }
         }
     }
 
@@ -202,6 +214,9 @@ impl Follower {
         let stream = self.answer(client.request_stream(request.map_err(bad)?));
         let stream = stream.await?;
         self.tell(Heard::Alive).await?;
+        if std::mem::take(&mut self.failing) {
+            self.back.notify_waiters();
+        }
         let begun = clock::now();
         let ended = self.read(stream).await;
         if begun.elapsed() > self.timing.settled {

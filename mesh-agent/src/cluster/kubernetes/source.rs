@@ -1,9 +1,10 @@
 //! The owner of what was told: puts what the followers hear in order, and keeps it on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -98,10 +99,17 @@ impl Source {
 
     async fn run(mut self) -> Result<(), Error> {
         let (hears, mut heard) = mpsc::channel(QUEUE);
+        let back = Arc::new(Notify::new());
         let mut followers = JoinSet::new();
         for resource in Resource::ALL {
             let Options { access, timing, .. } = &self.options;
-            let follower = Follower::new(resource, access.clone(), *timing, hears.clone());
+            let follower = Follower::new(
+                resource,
+                access.clone(),
+                *timing,
+                hears.clone(),
+                back.clone(),
+            );
             followers.spawn(follower.run());
         }
         let impatient = clock::now() + self.options.timing.patience;

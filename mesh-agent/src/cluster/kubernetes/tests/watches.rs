@@ -1,5 +1,9 @@
 //! While a source runs.
 
+use std::time::Instant;
+
+use tokio::time::sleep;
+
 use super::super::node::{NOT_READY_TAINT, remove_not_ready_taint};
 use super::*;
 
@@ -293,6 +297,31 @@ async fn while_the_server_is_away_nothing_changes() {
     run.until_has(&pod("b")).await;
     assert_eq!(run.known.len(), 9);
     run.until_health(is_live).await;
+}
+
+#[tokio::test]
+async fn once_one_kind_is_answered_none_waits_out_its_pause() {
+    let (server, state) = world().await;
+    let timing = Timing {
+        first_retry: Duration::from_millis(400),
+        last_retry: PATIENCE,
+        ..timing()
+    };
+    let mut run = Run::with(&server, state.path(), timing);
+    run.synced().await;
+    server.away(true);
+    run.until_health(is_stale).await;
+    // Pauses grow to several seconds.
+    sleep(Duration::from_secs(3)).await;
+    server.away(false);
+    let before = server.world().asked("watch", "");
+    while server.world().asked("watch", "") == before {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let answered = Instant::now();
+    run.until_health(is_live).await;
+    let took = answered.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
 }
 
 #[tokio::test]
