@@ -607,30 +607,34 @@ impl World {
         self.ipam.peek().map(|_| ()).map_err(unavailable)
     }
 
+    /// An interface as it is now, and which of its programs it is without.
+    async fn interface(
+        &self,
+        name: &str,
+        index: u32,
+        missing: impl FnOnce(&[String]) -> Vec<String>,
+    ) -> status::Interface {
+        let filters = self.network.bpf_filters(index).await;
+        // An interface that is gone misses nothing: a pod's DEL is under way, or an uplink's successor is looked for.
+        let missing = filters.map(|it| missing(&it)).unwrap_or_default();
+        let name = name.to_owned();
+        status::Interface { name, missing }
+    }
+
     async fn describe(&self) -> Node {
         let not_ready = self.ready().err().map(|refusal| Problem {
             what: refusal.message,
             remedy: refusal.remedy,
         });
-        // An interface that is gone has none.
-        let filters = async |index| -> Vec<String> {
-            self.network.bpf_filters(index).await.unwrap_or_default()
-        };
         let mut uplinks = Vec::new();
-        for uplink in &self.uplinks {
-            let filters = filters(uplink.index).await;
-            uplinks.push(status::Interface {
-                name: uplink.name.clone(),
-                missing: self.dataplane.missing_at_uplink(&uplink.name, &filters),
-            });
+        for Uplink { name, index, .. } in &self.uplinks {
+            let missing = |filters: &[String]| self.dataplane.missing_at_uplink(name, filters);
+            uplinks.push(self.interface(name, *index, missing).await);
         }
         let mut pods = Vec::new();
-        for (_, pod) in self.interfaces.iter() {
-            let filters = filters(pod.index).await;
-            pods.push(status::Interface {
-                name: pod.name.clone(),
-                missing: self.dataplane.missing_at_pod(&pod.name, &filters),
-            });
+        for (_, Interface { name, index, .. }) in self.interfaces.iter() {
+            let missing = |filters: &[String]| self.dataplane.missing_at_pod(name, filters);
+            pods.push(self.interface(name, *index, missing).await);
         }
         let families = ["IPv4", "IPv6"].into_iter().zip(self.ipam.usage());
         let at_most = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
