@@ -11,6 +11,9 @@ use mesh_agent::{agent, ca, causes, check, prepare, uninstall};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
+/// Threads that follow the world; connections have theirs.
+const THREADS: usize = 2;
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(agent::run(*config)),
@@ -39,6 +42,7 @@ fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
         .enable_all()
         .build();
     let ended = runtime

@@ -2,6 +2,8 @@
 //! with the agents back, all works again without touching a pod.
 
 use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::Result;
 use mesh_common::HBONE_PORT;
@@ -71,6 +73,8 @@ fn fail_closed(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
         for stream in [&near, &plain] {
             echoes(stream, SECRET)?;
         }
+        // The last acknowledgement may be late.
+        sleep(Duration::from_millis(200));
         let wire = lab.capture()?;
         let before = lab.node("n1").counters()?;
         assert!(

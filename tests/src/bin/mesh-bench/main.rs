@@ -7,6 +7,7 @@
     reason = "figures are printed with three digits"
 )]
 
+mod bare;
 mod cpu;
 mod load;
 mod machine;
@@ -104,7 +105,7 @@ fn run(args: &Args) -> Result<()> {
     measure(&plan, &mut report)?;
     ensure!(
         !report.is_empty(),
-        "no row has {:?} in its key; the rows are cross.*, same.*, mem.*, cni.*, tc.* and world.*",
+        "no row has {:?} in its key; the rows are cross.*, same.*, bare.*, mem.*, cni.*, tc.* and world.*",
         plan.filter
     );
     report.print();
@@ -121,7 +122,8 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
             // Memory first: what load leaves behind is not idle.
             memory::measure(plan, stage, report)?;
             plugin::measure(plan, stage.lab, report)?;
-            traffic::measure(plan, stage, report)
+            traffic::measure(plan, stage, report)?;
+            bare::measure(plan, stage, report)
         })?;
     }
     if plan.wants(programs::KEY) {
