@@ -68,7 +68,8 @@ pub enum Broken {
 ///
 /// FIN and `END_STREAM` become each other, each direction by itself. A failure resets the other side: `RST_STREAM`
 /// with `CONNECT_ERROR`, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
-/// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel; an idle connection holds no buffer.
+/// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel, for as long as that has room for it;
+/// an idle connection holds no buffer.
 pub fn copy(
     tcp: TcpStream,
     stream: Stream,
@@ -137,7 +138,7 @@ async fn failure(tcp: &TcpStream) -> io::Error {
     }
 }
 
-/// TCP to tunnel. Reads first and asks the tunnel for room then, so that idle streams reserve none of its window.
+/// TCP to tunnel. What the tunnel does not take yet stays in the kernel, and streams without bytes reserve no window.
 async fn outgoing(
     tcp: &TcpStream,
     send: &mut SendStream<Bytes>,
@@ -150,24 +151,26 @@ async fn outgoing(
             reset = poll_fn(|cx| send.poll_reset(cx)) => return reset.map_err(Broken::Tunnel).and_then(ended_by),
             ready = tcp.readable() => ready.map_err(Broken::Tcp)?,
         }
-        let mut rest = match reads.read(tcp) {
+        let Some(room) = room(send, reads.size()).await? else {
+            return Ok(());
+        };
+        let bytes = match reads.read(tcp, room) {
             Ok(bytes) if bytes.is_empty() => break,
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                send.reserve_capacity(0);
+                continue;
+            }
             Err(error) => return Err(Broken::Tcp(error)),
         };
-        while !rest.is_empty() {
-            let Some(room) = room(send, rest.len()).await? else {
-                return Ok(());
-            };
-            let part = rest.split_to(room.min(rest.len()));
-            progress
-                .sent
-                .fetch_add(part.len() as u64, Ordering::Relaxed);
-            if let Err(error) = send.send_data(part, false) {
-                return why(send, error);
-            }
+        progress
+            .sent
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Err(error) = send.send_data(bytes, false) {
+            return why(send, error);
         }
+        // What was reserved and not read.
+        send.reserve_capacity(0);
     }
     send.send_data(Bytes::new(), true)
         .or_else(|error| why(send, error))

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -24,26 +24,36 @@ impl Default for Reads {
 }
 
 impl Reads {
-    /// Reads once; nothing at the end.
+    /// How many bytes the next read is ready for.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Reads once, at most `room` bytes; nothing at the end.
     ///
     /// A short read has emptied the socket; telling tokio so saves the read that would find out.
     ///
     /// # Errors
     ///
     /// The kernel's answer; `WouldBlock` if there is nothing to read yet.
-    pub fn read(&mut self, tcp: &TcpStream) -> io::Result<Bytes> {
-        let mut buffer = BytesMut::with_capacity(self.size);
+    pub fn read(&mut self, tcp: &TcpStream, room: usize) -> io::Result<Bytes> {
+        let size = self.size.min(room);
+        let mut buffer = BytesMut::with_capacity(size).limit(size);
         let mut short = None;
         let read = tcp.try_io(Interest::READABLE, || {
             let length = tcp.try_read_buf(&mut buffer)?;
-            if length == 0 || buffer.len() == buffer.capacity() {
+            if length == 0 || length == size {
                 return Ok(length);
             }
             short = Some(length);
             Err(io::ErrorKind::WouldBlock.into())
         });
-        self.size = next(self.size, short.map_or(read, Ok)?);
-        Ok(buffer.freeze())
+        let length = short.map_or(read, Ok)?;
+        // A read that was kept short says nothing of what there was.
+        if size == self.size || length < size {
+            self.size = next(self.size, length);
+        }
+        Ok(buffer.into_inner().freeze())
     }
 }
 

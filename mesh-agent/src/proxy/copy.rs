@@ -45,7 +45,7 @@ async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Res
     let mut reads = Reads::default();
     loop {
         from.readable().await?;
-        let mut rest = match reads.read(from) {
+        let mut rest = match reads.read(from, usize::MAX) {
             Ok(bytes) if bytes.is_empty() => break,
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
