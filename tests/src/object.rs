@@ -11,6 +11,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
 use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
@@ -61,7 +62,7 @@ pub mod action {
 }
 
 impl Object {
-    /// Loads every program, so the verifier sees them all.
+    /// Loads every program that the kernel is new enough for, so the verifier sees them all.
     pub fn load() -> Result<Self> {
         let bytes = fs::read(path()).with_context(|| {
             format!(
@@ -75,7 +76,14 @@ impl Object {
             .default_map_pin_directory(directory.path())
             .load(&bytes)
             .context("the kernel refused a map")?;
+        let kernel = KernelVersion::current()?;
         for (name, program) in ebpf.programs_mut() {
+            if OPTIONAL
+                .iter()
+                .any(|(optional, since)| *optional == name && kernel < *since)
+            {
+                continue;
+            }
             let loaded = match program {
                 Program::SchedClassifier(it) => it.load(),
                 Program::SkLookup(it) => it.load(),
@@ -280,6 +288,10 @@ pub fn in_namespace(
     Netns::remove(name)?;
     result
 }
+
+/// Programs that the agent does without on older kernels, and the first kernel that takes each.
+const OPTIONAL: [(&str, KernelVersion); 1] =
+    [(names::PROGRAM_TO_NODE, KernelVersion::new(5, 17, 0))];
 
 /// The maps of flows, of enrolled and of plain pods.
 const FLOWS: [&str; 2] = [names::MAP_FLOWS, names::MAP_PLAIN_FLOWS];

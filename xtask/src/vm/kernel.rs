@@ -39,7 +39,9 @@ pub(crate) const ALL: [Series; 5] = [
 pub(crate) struct Kernel {
     /// Its release, as `uname -r` tells it.
     pub(crate) release: String,
-    directory: PathBuf,
+    /// The file to boot.
+    pub(crate) image: PathBuf,
+    modules: PathBuf,
 }
 
 impl Kernel {
@@ -50,29 +52,29 @@ impl Kernel {
             download(series, &directory)
                 .with_context(|| format!("cannot download a kernel {}", series.name))?;
         }
-        let boot = directory.join("boot");
-        let image = names(&boot)?.into_iter().find_map(|name| {
-            let release = name.strip_prefix("vmlinuz-")?;
-            Some(release.to_owned())
-        });
-        let release = image.with_context(|| format!("no kernel in {}", boot.display()))?;
-        Ok(Self { release, directory })
-    }
-
-    /// The file to boot.
-    pub(crate) fn image(&self) -> PathBuf {
-        self.directory
-            .join("boot")
-            .join(format!("vmlinuz-{}", self.release))
+        let modules = MODULES.map(|it| directory.join(it));
+        let modules = modules.into_iter().find(|it| it.is_dir());
+        let modules = modules.with_context(|| format!("no modules in {}", directory.display()))?;
+        let release = names(&modules)?.pop().context("no release")?;
+        // From 7 on the kernel is beside its modules.
+        let images = [
+            modules.join(&release).join("vmlinuz"),
+            directory.join(format!("boot/vmlinuz-{release}")),
+        ];
+        let image = images.into_iter().find(|it| it.is_file());
+        let image = image.with_context(|| format!("no kernel in {}", directory.display()))?;
+        Ok(Self {
+            modules: modules.join(&release),
+            release,
+            image,
+        })
     }
 
     /// These modules and all that they need, each after those: path inside the package, and content. What the kernel has
     /// built in is left out.
     pub(crate) fn modules(&self, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = Vec::new();
-        for lib in ["lib/modules", "usr/lib/modules"] {
-            find(&self.directory.join(lib), &mut files)?;
-        }
+        find(&self.modules, &mut files)?;
         let mut loading = Loading {
             files,
             seen: BTreeSet::new(),
@@ -138,9 +140,6 @@ fn needs(module: &[u8]) -> Vec<String> {
 }
 
 fn find(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    if !directory.is_dir() {
-        return Ok(());
-    }
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -247,6 +246,9 @@ impl Apt {
         command
     }
 }
+
+/// Where a package has the modules of its one release.
+const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::shell::{cargo, output, step};
+use crate::shell::{cargo, output, root, step};
 use crate::{build, test};
 use initramfs::Initramfs;
 use kernel::{Kernel, Series, home};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 }
 
 /// What is run unless told: the kernel programs packet by packet, both paths between pods, refusals, and kube-proxy's IPVS.
-const TESTS: [&str; 3] = ["packets", "same_node", "cross_node"];
+const TESTS: [&str; 3] = ["packets", "same_node", "ipvs"];
 
 /// Modules that a node has, by need of the agent, the plugin or the tests.
 const MODULES: [&str; 14] = [
@@ -125,19 +125,14 @@ fn on(series: Series, files: &Initramfs, tests: &Value, deadline: u64) -> Result
     let plan = json!({
         "modules": modules,
         "tests": tests,
-        "environment": { "PATH": PATH, "MESH_BIN_DIR": BINARIES, "RUST_TEST_THREADS": "1", "RUST_BACKTRACE": "0" },
+        "environment": { "PATH": PATH, "MESH_BIN_DIR": BINARIES, "MESH_PATIENCE": "10", "RUST_TEST_THREADS": "1", "RUST_BACKTRACE": "0" },
         "seconds": deadline,
     });
     files.add("/plan.json", serde_json::to_vec(&plan)?);
     let archive = home().join("initramfs");
     fs::write(&archive, files.finish()?)?;
     let log = home().join(format!("{}.log", series.name));
-    let verdict = guest::run(
-        &kernel.image(),
-        &archive,
-        &log,
-        Duration::from_secs(deadline),
-    )?;
+    let verdict = guest::run(&kernel.image, &archive, &log, Duration::from_secs(deadline))?;
     if let Some(error) = verdict["error"].as_str() {
         bail!("{error}");
     }
@@ -154,8 +149,10 @@ fn add_tests(files: &mut Initramfs, args: &Args) -> Result<Value> {
     for name in ["mesh-agent", "mesh-cni"] {
         files.add_program(&binaries.join(name), format!("{BINARIES}/{name}"))?;
     }
+    // The tests find it beside their own source, whose directory must be there.
     let object = crate::ebpf::object();
     files.add(&object, fs::read(&object)?);
+    files.add(root().join("tests/here"), Vec::new());
     for name in PROGRAMS {
         files.add_program(&program(name)?, format!("{PATH}/{name}"))?;
     }

@@ -18,7 +18,8 @@ pub(in crate::network) struct Batch {
     pub(super) messages: u32,
 }
 
-/// Makes our table say this and nothing else, whatever it said; and that the agent's traffic is not translated.
+/// Makes our table say this and nothing else, whatever it said; and that the agent's traffic is not translated, by
+/// netfilter nor by IPVS.
 pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     let mut batch = Batch::begin();
     batch.clear_table();
@@ -37,6 +38,12 @@ pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     ] {
         batch.chain(chain, (hook, RAW), "filter");
         batch.untrack(chain, mark);
+    }
+    for (chain, priority, bit) in [("hidden", BEFORE_IPVS, UNKNOWN), ("shown", AFTER_IPVS, 0)] {
+        batch.chain(chain, (INPUT, priority), "filter");
+        for family in [V4, V6] {
+            batch.disguise(chain, &family, bit);
+        }
     }
     batch.end()
 }
@@ -158,6 +165,26 @@ impl Batch {
         });
     }
 
+    /// What is to be delivered to the agent has this bit in its protocol number, and no other than that.
+    ///
+    /// IPVS would schedule what comes in for one of its services, though routing says that it is for a socket here and it
+    /// has that socket. It heeds neither conntrack nor marks, but leaves protocols alone that it does not know. What the
+    /// agent is given is TCP, which behind IPv6 extension headers is not the first one's number, and all their numbers are
+    /// below 128: so the highest bit is set before IPVS, and taken away behind it, whatever the number. Nobody looks at the
+    /// header's checksum in between, and the sum is right again afterwards.
+    fn disguise(&mut self, chain: &str, family: &Family, bit: u8) {
+        self.rule(chain, |list| {
+            list.meta(META_MARK);
+            list.masked(&MARK_MASK.to_ne_bytes());
+            list.equals(&MARK_DELIVER.to_ne_bytes());
+            list.meta(META_NFPROTO);
+            list.equals(&[family.number]);
+            list.payload(family.protocol_at, 1);
+            list.bitwise(&[!UNKNOWN], &[bit]);
+            list.write_payload(family.protocol_at, 1);
+        });
+    }
+
     /// From a network, to none of its family's set: masquerade, with ports that two nodes' kernels do not choose alike.
     fn masquerade(&mut self, source: &IpNet) {
         let family = if source.addr().is_ipv4() { V4 } else { V6 };
@@ -200,6 +227,8 @@ struct Family {
     length: u32,
     /// Where the source address is in the header; the destination follows it.
     source_at: u32,
+    /// Where the byte is that tells what follows the header.
+    protocol_at: u32,
 }
 
 const V4: Family = Family {
@@ -209,6 +238,7 @@ const V4: Family = Family {
     key_type: 7,
     length: 4,
     source_at: 12,
+    protocol_at: 9,
 };
 const V6: Family = Family {
     number: 10,
@@ -217,6 +247,7 @@ const V6: Family = Family {
     key_type: 8,
     length: 16,
     source_at: 8,
+    protocol_at: 6,
 };
 
 impl Family {
@@ -324,14 +355,29 @@ impl Attributes<'_> {
         });
     }
 
+    /// Bytes of the network header from the register; no checksum follows.
+    fn write_payload(&mut self, offset: u32, length: u32) {
+        self.expression("payload", |it| {
+            it.word(2, NETWORK_HEADER);
+            it.word(3, offset);
+            it.word(4, length);
+            it.word(5, REGISTER);
+        });
+    }
+
     /// Takes the bits of a mask from the register.
     fn masked(&mut self, mask: &[u8]) {
+        self.bitwise(mask, &vec![0; mask.len()]);
+    }
+
+    /// Takes the bits of a mask from the register, and inverts those of the other, which is as long.
+    fn bitwise(&mut self, mask: &[u8], inverted: &[u8]) {
         self.expression("bitwise", |it| {
             it.word(1, REGISTER);
             it.word(2, REGISTER);
             it.word(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             it.value(4, mask);
-            it.value(5, &vec![0; mask.len()]);
+            it.value(5, inverted);
         });
     }
 
@@ -380,10 +426,16 @@ const NETWORK_HEADER: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_IN_SET: u32 = 1;
 const PREROUTING: u32 = 0;
+const INPUT: u32 = 1;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
 const RAW: i32 = -300;
 const SOURCE_NAT: i32 = 100;
+/// IPVS looks at what comes in at `NF_IP_PRI_NAT_SRC` - 2 and - 1 (`ip_vs_ops4` and `ip_vs_ops6` in `ip_vs_core.c`).
+const BEFORE_IPVS: i32 = SOURCE_NAT - 3;
+const AFTER_IPVS: i32 = SOURCE_NAT;
+/// A bit of protocol numbers that neither TCP nor an IPv6 extension header has.
+const UNKNOWN: u8 = 0x80;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: concurrent connections do not race for one port.
 const RANDOM_FULLY: u32 = 0x10;
 
@@ -465,7 +517,52 @@ mod tests {
         );
         // 4096 intervals of two bounds each.
         assert_eq!(kinds.iter().filter(|kind| **kind == NEWSETELEM).count(), 9);
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEWCHAIN).count(), 3);
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 4);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWCHAIN).count(), 5);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 8);
+    }
+
+    /// As `nft --debug=netlink` shows `@nh,72,8 set @nh,72,8 & 0x7f ^ 0x80`, but for the checksum.
+    #[test]
+    fn a_protocol_number_is_disguised() {
+        let mut written = Vec::new();
+        let mut list = Attributes(&mut written);
+        list.payload(V4.protocol_at, 1);
+        list.bitwise(&[!UNKNOWN], &[UNKNOWN]);
+        list.write_payload(V4.protocol_at, 1);
+
+        let attribute = |kind: u16, content: &[u8]| {
+            let length = u16::try_from(4 + content.len()).unwrap();
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(content);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let word = |kind, word: u32| attribute(kind, &word.to_be_bytes());
+        let byte = |kind, byte: u8| attribute(kind | NESTED, &attribute(1, &[byte]));
+        let expression = |name: &[u8], parts: &[Vec<u8>]| {
+            let parts = attribute(2 | NESTED, &parts.concat());
+            attribute(1 | NESTED, &[attribute(1, name), parts].concat())
+        };
+        let wanted = [
+            expression(
+                b"payload\0",
+                &[word(1, 1), word(2, 1), word(3, 9), word(4, 1)],
+            ),
+            expression(
+                b"bitwise\0",
+                &[
+                    word(1, 1),
+                    word(2, 1),
+                    word(3, 1),
+                    byte(4, 0x7f),
+                    byte(5, 0x80),
+                ],
+            ),
+            expression(
+                b"payload\0",
+                &[word(2, 1), word(3, 9), word(4, 1), word(5, 1)],
+            ),
+        ];
+        assert_eq!(written, wanted.concat());
     }
 }
