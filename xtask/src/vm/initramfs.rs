@@ -92,3 +92,35 @@ fn entry(archive: &mut Vec<u8>, path: &Path, mode: u32, number: u32, content: &[
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_padded_and_ends() {
+        let mut files = Initramfs::default();
+        files.add("/a/b", b"hello".to_vec());
+        let archive = files.finish().unwrap();
+        let header = |mode: &str, size: &str, name: &str| {
+            let zero = "00000000";
+            // The inode is left out.
+            format!("{mode}{zero}{zero}00000001{zero}{size}{zero}{zero}{zero}{zero}{name}{zero}")
+        };
+        let wanted = [
+            format!(
+                "07070100000001{}a\0",
+                header("000041ed", "00000000", "00000002")
+            ),
+            format!(
+                "07070100000002{}a/b\0\0\0hello\0\0\0",
+                header("000081ed", "00000005", "00000004")
+            ),
+            format!(
+                "07070100000000{}TRAILER!!!\0\0\0\0",
+                header("00000000", "00000000", "0000000b")
+            ),
+        ];
+        assert_eq!(String::from_utf8(archive).unwrap(), wanted.concat());
+    }
+}

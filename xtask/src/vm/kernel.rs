@@ -12,7 +12,7 @@ use crate::shell::{command, output, run, step, target};
 /// A series of kernels, and the Debian suite that has it.
 #[derive(Clone, Copy)]
 pub(crate) struct Series {
-    /// Its name, such as `6.1`; none for the newest that there is.
+    /// What the versions of its kernels begin with.
     pub(crate) name: &'static str,
     suite: &'static str,
     security: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel of a series: the one that is here, otherwise the newest that Debian has.
+    /// The kernel of a series: the one that is here already, otherwise the newest that the suite has.
     pub(crate) fn of(series: Series) -> Result<Self> {
         let directory = home().join("kernels").join(series.name);
         if !directory.is_dir() {
@@ -268,4 +268,26 @@ fn names(directory: &Path) -> Result<Vec<String>> {
         fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_tells_what_it_needs() {
+        let section = b"\0license=GPL\0depends=nf_tables,nf-nat\0name=nft_masq\0";
+        assert_eq!(needs(section), ["nf_tables", "nf_nat"]);
+        assert!(needs(b"\0depends=\0name=veth\0").is_empty());
+        assert!(needs(b"").is_empty());
+        assert_eq!(module_name(Path::new("/a/nf-nat.ko.xz")), "nf_nat");
+    }
+
+    #[test]
+    fn releases_are_ordered_by_number() {
+        let newest = ["6.12.94+deb13", "6.12.107+deb13", "6.12.9+deb13"]
+            .into_iter()
+            .max_by_key(|release| numbers(release));
+        assert_eq!(newest, Some("6.12.107+deb13"));
+    }
 }

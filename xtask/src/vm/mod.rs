@@ -19,7 +19,7 @@ use kernel::{Kernel, Series, home};
 /// Which kernels, and what to run there.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kernels, separated by commas
+    /// Kernels by the beginning of their version, separated by commas; downloaded once and kept under `target/vm`
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = kernel::ALL.map(|it| it.name))]
     kernels: Vec<String>,
     /// Run these files of `tests/tests` instead of those that tell most in little time
@@ -51,7 +51,7 @@ const MODULES: [&str; 14] = [
 ];
 
 /// What the harness runs.
-const PROGRAMS: [&str; 6] = ["ip", "tc", "nft", "ss", "sysctl", "ipvsadm"];
+const PROGRAMS: [&str; 7] = ["ip", "tc", "nft", "ss", "sysctl", "ipvsadm", "curl"];
 
 /// Runs the tests on every kernel, one after another.
 pub(crate) fn run(args: &Args) -> Result<()> {
