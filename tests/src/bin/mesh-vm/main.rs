@@ -9,7 +9,7 @@ mod tests;
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -23,12 +23,8 @@ const PLAN: &str = "/plan.json";
 const VERDICT: &str = "mesh-vm: verdict: ";
 
 fn main() {
-    let began = Instant::now();
     let verdict = match run() {
-        Ok(mut verdict) => {
-            verdict["seconds"] = began.elapsed().as_secs().into();
-            verdict
-        }
+        Ok(verdict) => verdict,
         Err(error) => serde_json::json!({ "error": format!("{error:#}") }),
     };
     println!("\n{VERDICT}{verdict}");
