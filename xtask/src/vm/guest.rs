@@ -21,22 +21,12 @@ const VERDICT: &str = "mesh-vm: verdict: ";
 pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path, within: Duration) -> Result<Verdict> {
     let mut command = Command::new(QEMU);
     command
-        .args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "1",
-            "-m",
-            "1536",
-        ])
-        .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
-        .args(["-nic", "none", "-no-reboot", "-kernel"])
+        .args(MACHINE.split_whitespace())
+        .arg("-kernel")
         .arg(image)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+        .args(["-append", BOOT])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut machine = command
@@ -109,6 +99,12 @@ impl fmt::Display for Verdict {
         Ok(())
     }
 }
+
+/// One processor, no devices but a serial console; a panic ends it. Without `cmpxchg16b`, from which QEMU 7.2 sometimes comes
+/// back with broken flags (a double fault in the kernel's `kmalloc`).
+const MACHINE: &str = "-accel tcg,thread=multi -cpu max,-cx16 -smp 1 -m 1536 -nic none -display none -monitor none \
+                       -serial stdio -no-reboot";
+const BOOT: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 
 /// How long a machine may take from its verdict to its end.
 const POWER_OFF: Duration = Duration::from_secs(10);
