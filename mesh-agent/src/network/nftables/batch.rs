@@ -39,10 +39,10 @@ pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
         batch.chain(chain, (hook, RAW), "filter");
         batch.untrack(chain, mark);
     }
-    for (chain, priority, bit) in [("hidden", BEFORE_IPVS, UNKNOWN), ("shown", AFTER_IPVS, 0)] {
+    for (chain, priority) in [("hidden", BEFORE_IPVS), ("shown", AFTER_IPVS)] {
         batch.chain(chain, (INPUT, priority), "filter");
         for family in [V4, V6] {
-            batch.disguise(chain, &family, bit);
+            batch.swap(chain, &family);
         }
     }
     batch.end()
@@ -165,23 +165,21 @@ impl Batch {
         });
     }
 
-    /// What is to be delivered to the agent has this bit in its protocol number, and no other than that.
+    /// What is to be delivered to the agent has source and destination the other way round.
     ///
     /// IPVS would schedule what comes in for one of its services, though routing says that it is for a socket here and it
-    /// has that socket. It heeds neither conntrack nor marks, but leaves protocols alone that it does not know. What the
-    /// agent is given is TCP, which behind IPv6 extension headers is not the first one's number, and all their numbers are
-    /// below 128: so the highest bit is set before IPVS, and taken away behind it, whatever the number. Nobody looks at the
-    /// header's checksum in between, and the sum is right again afterwards.
-    fn disguise(&mut self, chain: &str, family: &Family, bit: u8) {
+    /// has that socket. It heeds neither conntrack nor marks, but looks services up by destination: so the addresses are
+    /// swapped before IPVS, and once more behind it. No pod's address is a service's; no state is needed, no checksum
+    /// changes, and extension headers are in nobody's way. (To change the protocol number would do, too, but from 7.3 on
+    /// the kernel refuses that to nftables.)
+    fn swap(&mut self, chain: &str, family: &Family) {
         self.rule(chain, |list| {
             list.meta(META_MARK);
             list.masked(&MARK_MASK.to_ne_bytes());
             list.equals(&MARK_DELIVER.to_ne_bytes());
             list.meta(META_NFPROTO);
             list.equals(&[family.number]);
-            list.payload(family.protocol_at, 1);
-            list.bitwise(&[!UNKNOWN], &[bit]);
-            list.write_payload(family.protocol_at, 1);
+            list.swap_addresses(family);
         });
     }
 
@@ -227,8 +225,8 @@ struct Family {
     length: u32,
     /// Where the source address is in the header; the destination follows it.
     source_at: u32,
-    /// Where the byte is that tells what follows the header.
-    protocol_at: u32,
+    /// Two registers of an address each, one behind the other.
+    registers: [u32; 2],
 }
 
 const V4: Family = Family {
@@ -238,7 +236,8 @@ const V4: Family = Family {
     key_type: 7,
     length: 4,
     source_at: 12,
-    protocol_at: 9,
+    // `NFT_REG32_00` and `NFT_REG32_01`.
+    registers: [8, 9],
 };
 const V6: Family = Family {
     number: 10,
@@ -247,7 +246,8 @@ const V6: Family = Family {
     key_type: 8,
     length: 16,
     source_at: 8,
-    protocol_at: 6,
+    // `NFT_REG_1` and `NFT_REG_2`.
+    registers: [1, 2],
 };
 
 impl Family {
@@ -347,37 +347,45 @@ impl Attributes<'_> {
 
     /// Bytes of the network header into the register.
     fn payload(&mut self, offset: u32, length: u32) {
+        self.payload_to(REGISTER, offset, length);
+    }
+
+    fn payload_to(&mut self, register: u32, offset: u32, length: u32) {
         self.expression("payload", |it| {
-            it.word(1, REGISTER);
+            it.word(1, register);
             it.word(2, NETWORK_HEADER);
             it.word(3, offset);
             it.word(4, length);
         });
     }
 
-    /// Bytes of the network header from the register; no checksum follows.
-    fn write_payload(&mut self, offset: u32, length: u32) {
+    /// Source and destination of the network header change places; the header's checksum is the same then.
+    fn swap_addresses(&mut self, family: &Family) {
+        let Family {
+            length,
+            source_at,
+            registers,
+            ..
+        } = *family;
+        let [first, second] = registers;
+        self.payload_to(first, source_at + length, length);
+        self.payload_to(second, source_at, length);
         self.expression("payload", |it| {
             it.word(2, NETWORK_HEADER);
-            it.word(3, offset);
-            it.word(4, length);
-            it.word(5, REGISTER);
+            it.word(3, source_at);
+            it.word(4, 2 * length);
+            it.word(5, first);
         });
     }
 
     /// Takes the bits of a mask from the register.
     fn masked(&mut self, mask: &[u8]) {
-        self.bitwise(mask, &vec![0; mask.len()]);
-    }
-
-    /// Takes the bits of a mask from the register, and inverts those of the other, which is as long.
-    fn bitwise(&mut self, mask: &[u8], inverted: &[u8]) {
         self.expression("bitwise", |it| {
             it.word(1, REGISTER);
             it.word(2, REGISTER);
             it.word(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             it.value(4, mask);
-            it.value(5, inverted);
+            it.value(5, &vec![0; mask.len()]);
         });
     }
 
@@ -434,8 +442,6 @@ const SOURCE_NAT: i32 = 100;
 /// IPVS looks at what comes in at `NF_IP_PRI_NAT_SRC` - 2 and - 1 (`ip_vs_ops4` and `ip_vs_ops6` in `ip_vs_core.c`).
 const BEFORE_IPVS: i32 = SOURCE_NAT - 3;
 const AFTER_IPVS: i32 = SOURCE_NAT;
-/// A bit of protocol numbers that neither TCP nor an IPv6 extension header has.
-const UNKNOWN: u8 = 0x80;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: concurrent connections do not race for one port.
 const RANDOM_FULLY: u32 = 0x10;
 
@@ -521,15 +527,8 @@ mod tests {
         assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 8);
     }
 
-    /// As `nft --debug=netlink` shows `@nh,72,8 set @nh,72,8 & 0x7f ^ 0x80`, but for the checksum.
     #[test]
-    fn a_protocol_number_is_disguised() {
-        let mut written = Vec::new();
-        let mut list = Attributes(&mut written);
-        list.payload(V4.protocol_at, 1);
-        list.bitwise(&[!UNKNOWN], &[UNKNOWN]);
-        list.write_payload(V4.protocol_at, 1);
-
+    fn addresses_change_places() {
         let attribute = |kind: u16, content: &[u8]| {
             let length = u16::try_from(4 + content.len()).unwrap();
             let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -537,32 +536,25 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             bytes
         };
-        let word = |kind, word: u32| attribute(kind, &word.to_be_bytes());
-        let byte = |kind, byte: u8| attribute(kind | NESTED, &attribute(1, &[byte]));
-        let expression = |name: &[u8], parts: &[Vec<u8>]| {
+        let payload = |parts: [(u16, u32); 4]| {
+            let parts = parts.map(|(kind, word)| attribute(kind, &word.to_be_bytes()));
             let parts = attribute(2 | NESTED, &parts.concat());
-            attribute(1 | NESTED, &[attribute(1, name), parts].concat())
+            attribute(1 | NESTED, &[attribute(1, b"payload\0"), parts].concat())
         };
-        let wanted = [
-            expression(
-                b"payload\0",
-                &[word(1, 1), word(2, 1), word(3, 9), word(4, 1)],
-            ),
-            expression(
-                b"bitwise\0",
-                &[
-                    word(1, 1),
-                    word(2, 1),
-                    word(3, 1),
-                    byte(4, 0x7f),
-                    byte(5, 0x80),
-                ],
-            ),
-            expression(
-                b"payload\0",
-                &[word(2, 1), word(3, 9), word(4, 1), word(5, 1)],
-            ),
+        // Register to write to, base, offset, length; the register to read from comes last.
+        let cases = [
+            (V4, [[8, 1, 16, 4], [9, 1, 12, 4], [1, 12, 8, 8]]),
+            (V6, [[1, 1, 24, 16], [2, 1, 8, 16], [1, 8, 32, 1]]),
         ];
-        assert_eq!(written, wanted.concat());
+        for (family, [destination, source, written]) in cases {
+            let load = |[register, base, offset, length]: [u32; 4]| {
+                payload([(1, register), (2, base), (3, offset), (4, length)])
+            };
+            let [base, offset, length, register] = written;
+            let store = payload([(2, base), (3, offset), (4, length), (5, register)]);
+            let mut bytes = Vec::new();
+            Attributes(&mut bytes).swap_addresses(&family);
+            assert_eq!(bytes, [load(destination), load(source), store].concat());
+        }
     }
 }
