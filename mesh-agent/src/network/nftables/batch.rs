@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
 
 use super::TABLE;
+use super::attributes::{Attributes, REGISTER};
 use crate::network::masquerade::Masquerade;
 
 /// A transaction: what it says is in force as a whole or not at all.
@@ -179,7 +180,7 @@ impl Batch {
             list.equals(&MARK_DELIVER.to_ne_bytes());
             list.meta(META_NFPROTO);
             list.equals(&[family.number]);
-            list.swap_addresses(family);
+            swap_addresses(list, family);
         });
     }
 
@@ -281,6 +282,15 @@ impl Family {
     }
 }
 
+/// Source and destination of the network header change places; its checksum is the same then.
+fn swap_addresses(list: &mut Attributes<'_>, family: &Family) {
+    let (source_at, length) = (family.source_at, family.length);
+    let [first, second] = family.registers;
+    list.payload_to(first, source_at + length, length);
+    list.payload_to(second, source_at, length);
+    list.store(first, source_at, 2 * length);
+}
+
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(it) => it.to_bits().into(),
@@ -295,110 +305,6 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Netlink attributes that are being written; numbers are big-endian, as netfilter has them.
-pub(super) struct Attributes<'a>(pub(super) &'a mut Vec<u8>);
-
-impl Attributes<'_> {
-    fn write(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
-        let start = self.0.len();
-        self.0.extend([0; 2]);
-        self.0.extend(kind.to_ne_bytes());
-        write(&mut Attributes(self.0));
-        let length =
-            u16::try_from(self.0.len() - start).expect("an attribute of ours has less than 64 KiB");
-        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
-        self.write(kind | NESTED, write);
-    }
-
-    pub(super) fn text(&mut self, kind: u16, text: &str) {
-        self.write(kind, |it| {
-            it.0.extend(text.as_bytes());
-            it.0.push(0);
-        });
-    }
-
-    fn word(&mut self, kind: u16, word: u32) {
-        self.write(kind, |it| it.0.extend(word.to_be_bytes()));
-    }
-
-    /// A `NFTA_DATA_VALUE` inside an attribute.
-    fn value(&mut self, kind: u16, value: &[u8]) {
-        self.nest(kind, |it| it.write(1, |it| it.0.extend(value)));
-    }
-
-    fn expression(&mut self, name: &str, write: impl FnOnce(&mut Attributes<'_>)) {
-        self.nest(1, |it| {
-            it.text(1, name);
-            it.nest(2, write);
-        });
-    }
-
-    /// What the kernel knows of the packet into the register.
-    fn meta(&mut self, key: u32) {
-        self.expression("meta", |it| {
-            it.word(1, REGISTER);
-            it.word(2, key);
-        });
-    }
-
-    /// Bytes of the network header into the register.
-    fn payload(&mut self, offset: u32, length: u32) {
-        self.payload_to(REGISTER, offset, length);
-    }
-
-    fn payload_to(&mut self, register: u32, offset: u32, length: u32) {
-        self.expression("payload", |it| {
-            it.word(1, register);
-            it.word(2, NETWORK_HEADER);
-            it.word(3, offset);
-            it.word(4, length);
-        });
-    }
-
-    /// Source and destination of the network header change places; the header's checksum is the same then.
-    fn swap_addresses(&mut self, family: &Family) {
-        let Family {
-            length,
-            source_at,
-            registers,
-            ..
-        } = *family;
-        let [first, second] = registers;
-        self.payload_to(first, source_at + length, length);
-        self.payload_to(second, source_at, length);
-        self.expression("payload", |it| {
-            it.word(2, NETWORK_HEADER);
-            it.word(3, source_at);
-            it.word(4, 2 * length);
-            it.word(5, first);
-        });
-    }
-
-    /// Takes the bits of a mask from the register.
-    fn masked(&mut self, mask: &[u8]) {
-        self.expression("bitwise", |it| {
-            it.word(1, REGISTER);
-            it.word(2, REGISTER);
-            it.word(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
-            it.value(4, mask);
-            it.value(5, &vec![0; mask.len()]);
-        });
-    }
-
-    /// Goes on only if the register has this value.
-    fn equals(&mut self, value: &[u8]) {
-        self.expression("cmp", |it| {
-            it.word(1, REGISTER);
-            it.word(2, EQUAL);
-            it.value(3, value);
-        });
-    }
-}
-
 /// Name of our chain that masquerades.
 const CHAIN: &str = "postrouting";
 /// Elements in one message; an attribute has at most 64 KiB.
@@ -410,7 +316,6 @@ pub(super) const ACK: u16 = 4;
 pub(super) const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
-const NESTED: u16 = 0x8000;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 pub(super) const SUBSYSTEM: u16 = 10;
@@ -427,11 +332,8 @@ const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const SET_INTERVAL: u32 = 4;
 const INTERVAL_END: u32 = 1;
-const REGISTER: u32 = 1;
 const META_MARK: u32 = 3;
 const META_NFPROTO: u32 = 15;
-const NETWORK_HEADER: u32 = 1;
-const EQUAL: u32 = 0;
 const NOT_IN_SET: u32 = 1;
 const PREROUTING: u32 = 0;
 const INPUT: u32 = 1;
@@ -448,6 +350,7 @@ const RANDOM_FULLY: u32 = 0x10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::nftables::attributes::NESTED;
 
     fn bounds(family: &Family, nets: &[&str]) -> Vec<(IpAddr, bool)> {
         let nets = nets.iter().map(|net| net.parse().unwrap()).collect();
@@ -553,7 +456,7 @@ mod tests {
             let [base, offset, length, register] = written;
             let store = payload([(2, base), (3, offset), (4, length), (5, register)]);
             let mut bytes = Vec::new();
-            Attributes(&mut bytes).swap_addresses(&family);
+            swap_addresses(&mut Attributes(&mut bytes), &family);
             assert_eq!(bytes, [load(destination), load(source), store].concat());
         }
     }
