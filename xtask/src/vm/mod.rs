@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let chosen = args.kernels.iter().map(|name| series(name));
     let chosen = chosen.collect::<Result<Vec<_>>>()?;
     test::install_packages(&[(guest::QEMU, "qemu-system-x86"), ("ipvsadm", "ipvsadm")])?;
+    fs::create_dir_all(home())?;
     let names: Vec<_> = args.tests.iter().map(String::as_str).collect();
     let contents = Contents::build(&names)?;
     let mut passed = 0;
