@@ -26,6 +26,8 @@ use serde_json::json;
 const PORT: u16 = 80;
 /// Of every endpoint.
 const TARGET: u16 = 8080;
+/// The agent's table of nftables.
+const TABLE: &str = "mesh-cni";
 const SECRET: &[u8] = b"not for IPVS to see";
 
 #[test]
@@ -53,24 +55,7 @@ fn the_agent_gets_what_ipvs_would_take() -> Result<()> {
             schedule(node, vip, &servers)?;
         }
 
-        for chain in ["hidden", "shown"] {
-            node.netns()
-                .exec("nft", ["flush", "chain", "inet", "mesh-cni", chain])?;
-        }
-        for vip in vips {
-            let (frame, own) = opening(&client, vip, 20_000)?;
-            inject(client.netns(), "eth0", &frame.bytes())?;
-            let what = format!("IPVS takes {vip} when nothing keeps it off");
-            eventually(&what, SOON, || Ok(scheduled(node, "TCP")?.contains(&own)))?;
-        }
-        node.netns()
-            .exec("nft", ["delete", "table", "inet", "mesh-cni"])?;
-        eventually("the table is back", SOON, || {
-            let shown = node
-                .netns()
-                .exec("nft", ["list", "chain", "inet", "mesh-cni", "shown"]);
-            Ok(shown.is_ok())
-        })?;
+        taken_without_rules(&client, vips)?;
 
         let before = scheduled(node, "TCP")?;
         for vip in vips {
@@ -90,6 +75,25 @@ fn the_agent_gets_what_ipvs_would_take() -> Result<()> {
         let seen = &scheduled(node, "TCP")? - &before;
         ensure!(seen.is_empty(), "IPVS saw {seen:?}");
         judged_behind(lab)
+    })
+}
+
+/// What the rules are for; afterwards they are back.
+fn taken_without_rules(client: &Pod<'_>, vips: [SocketAddr; 2]) -> Result<()> {
+    let node = client.node();
+    let nft = |words: &[&str]| node.netns().exec("nft", words);
+    for chain in ["hidden", "shown"] {
+        nft(&["flush", "chain", "inet", TABLE, chain])?;
+    }
+    for vip in vips {
+        let (frame, own) = opening(client, vip, 20_000)?;
+        inject(client.netns(), "eth0", &frame.bytes())?;
+        let what = format!("IPVS takes {vip} when nothing keeps it off");
+        eventually(&what, SOON, || Ok(scheduled(node, "TCP")?.contains(&own)))?;
+    }
+    nft(&["delete", "table", "inet", TABLE])?;
+    eventually("the table is back", SOON, || {
+        Ok(nft(&["list", "chain", "inet", TABLE, "shown"]).is_ok())
     })
 }
 

@@ -57,9 +57,17 @@ const MODULES: [&str; 14] = [
 
 /// Runs the tests on every kernel, one after another.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the machines run this machine's binaries on kernels for x86-64, which it is not");
+    }
     let chosen = args.kernels.iter().map(|name| series(name));
     let chosen = chosen.collect::<Result<Vec<_>>>()?;
-    test::install_packages(&[(guest::QEMU, "qemu-system-x86"), ("ipvsadm", "ipvsadm")])?;
+    test::install_packages(&[
+        (guest::QEMU, "qemu-system-x86"),
+        ("ipvsadm", "ipvsadm"),
+        ("strip", "binutils"),
+        ("xz", "xz-utils"),
+    ])?;
     fs::create_dir_all(home())?;
     let names: Vec<_> = args.tests.iter().map(String::as_str).collect();
     let contents = Contents::build(&names)?;
