@@ -35,5 +35,6 @@ pub fn eventually(
 /// How many times slower than others the machine is, such as an emulated one: `MESH_PATIENCE`.
 pub fn patience() -> u32 {
     let told = std::env::var("MESH_PATIENCE").ok();
-    told.and_then(|it| it.parse().ok()).unwrap_or(1)
+    let times: Option<u32> = told.and_then(|it| it.parse().ok());
+    times.unwrap_or(1).max(1)
 }

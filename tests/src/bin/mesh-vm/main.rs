@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod binaries;
 mod machine;
-mod tests;
 
 use std::fs;
 use std::thread;
@@ -45,7 +45,7 @@ fn run() -> Result<Value> {
     machine::set_up_network()?;
     // As the agent chooses, but by asking.
     let has_tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
-    let mut verdict = tests::run(&plan)?;
+    let mut verdict = binaries::run(&plan)?;
     verdict["attach"] = if has_tcx { "tcx" } else { "clsact" }.into();
     Ok(verdict)
 }
