@@ -270,6 +270,7 @@ impl Lab {
     /// Writes the endpoints of all services, and waits until every running agent's kernel state is what the objects ask.
     pub fn settle(&self) -> Result<()> {
         let pods = self.objects.all("Pod");
+        let mut has_written = false;
         for service in self.objects.all("Service") {
             for slice in objects::endpoint_slices(&service, &pods) {
                 if self
@@ -283,6 +284,7 @@ impl Lab {
                     != Some(&slice)
                 {
                     self.objects.apply(slice)?;
+                    has_written = true;
                 }
             }
         }
@@ -298,6 +300,10 @@ impl Lab {
                     })?;
                 }
             }
+        }
+        if has_written {
+            // Endpoints are nowhere in the kernel to be seen.
+            self.overtake()?;
         }
         if objects::POLICIES
             .iter()

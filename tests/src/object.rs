@@ -11,6 +11,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
 use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
@@ -61,7 +62,7 @@ pub mod action {
 }
 
 impl Object {
-    /// Loads every program, so the verifier sees them all.
+    /// Loads every program that the kernel is new enough for, so the verifier sees them all.
     pub fn load() -> Result<Self> {
         let bytes = fs::read(path()).with_context(|| {
             format!(
@@ -75,7 +76,14 @@ impl Object {
             .default_map_pin_directory(directory.path())
             .load(&bytes)
             .context("the kernel refused a map")?;
+        let kernel = KernelVersion::current()?;
         for (name, program) in ebpf.programs_mut() {
+            if OPTIONAL
+                .iter()
+                .any(|(optional, since)| *optional == name && kernel < *since)
+            {
+                continue;
+            }
             let loaded = match program {
                 Program::SchedClassifier(it) => it.load(),
                 Program::SkLookup(it) => it.load(),
@@ -210,7 +218,7 @@ impl Object {
         mark: u32,
         frame: &[u8],
     ) -> Result<Ran> {
-        let context = context((ifindex, client), origin, mark);
+        let context = context(hook, (ifindex, client), origin, mark);
         let mut written = [0_u8; SK_BUFF];
         let mut out = vec![0_u8; frame.len() + 64];
         let result = classifier(&mut self.ebpf, hook)?.test_run(TestRunOptions {
@@ -237,7 +245,7 @@ impl Object {
         let at = (vector.ifindex, vector.client);
         let result = classifier(&mut self.ebpf, vector.hook)?.test_run(TestRunOptions {
             data_in: Some(&vector.frame),
-            ctx_in: Some(&context(at, vector.origin, mark)),
+            ctx_in: Some(&context(vector.hook, at, vector.origin, mark)),
             repeat,
             ..TestRunOptions::default()
         })?;
@@ -281,6 +289,22 @@ pub fn in_namespace(
     result
 }
 
+/// Whether the kernel runs a program on a packet of such an origin: before 6.1 (5.10 was tried) it takes no input device.
+pub fn is_runnable(hook: Hook, origin: Origin) -> bool {
+    let has_input = is_at_egress(hook) && matches!(origin, Origin::Forwarded | Origin::Itself);
+    let takes_input = |it| it >= KernelVersion::new(6, 1, 0);
+    !has_input || KernelVersion::current().is_ok_and(takes_input)
+}
+
+/// Where programs look at a packet's input device.
+fn is_at_egress(hook: Hook) -> bool {
+    matches!(hook, Hook::ToPod | Hook::ToNet)
+}
+
+/// Programs that the agent does without on older kernels, and the first kernel that takes each.
+const OPTIONAL: [(&str, KernelVersion); 1] =
+    [(names::PROGRAM_TO_NODE, KernelVersion::new(5, 17, 0))];
+
 /// The maps of flows, of enrolled and of plain pods.
 const FLOWS: [&str; 2] = [names::MAP_FLOWS, names::MAP_PLAIN_FLOWS];
 
@@ -301,7 +325,7 @@ const FIELD_INGRESS_IFINDEX: usize = 9;
 const FIELD_IFINDEX: usize = 10;
 
 /// A context for a packet at an interface, by who sent it.
-fn context((ifindex, client): (u32, u32), origin: Origin, mark: u32) -> [u8; SK_BUFF] {
+fn context(hook: Hook, (ifindex, client): (u32, u32), origin: Origin, mark: u32) -> [u8; SK_BUFF] {
     let mut context = [0_u8; SK_BUFF];
     let mut set = |field: usize, value: u32| {
         context[field * 4..][..4].copy_from_slice(&value.to_ne_bytes());
@@ -314,7 +338,9 @@ fn context((ifindex, client): (u32, u32), origin: Origin, mark: u32) -> [u8; SK_
         Origin::Agent => (0, names::MARK_AGENT),
     };
     set(FIELD_MARK, mark);
-    set(FIELD_INGRESS_IFINDEX, ingress);
+    if is_at_egress(hook) {
+        set(FIELD_INGRESS_IFINDEX, ingress);
+    }
     set(FIELD_IFINDEX, ifindex);
     context
 }

@@ -11,12 +11,13 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// Asks again and again until the answer is yes.
 ///
 /// # Errors
-/// When it still is no, or an error, at the deadline.
+/// When it still is no, or an error, at the deadline, which [`patience`] puts off.
 pub fn eventually(
     what: &str,
     within: Duration,
     mut ask: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let within = within * patience();
     let deadline = Instant::now() + within;
     loop {
         let answer = ask();
@@ -29,4 +30,11 @@ pub fn eventually(
             }
         }
     }
+}
+
+/// How many times slower than others the machine is, such as an emulated one: `MESH_PATIENCE`.
+pub fn patience() -> u32 {
+    let told = std::env::var("MESH_PATIENCE").ok();
+    let times: Option<u32> = told.and_then(|it| it.parse().ok());
+    times.unwrap_or(1).max(1)
 }

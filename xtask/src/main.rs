@@ -13,6 +13,7 @@ mod shell;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Run the packet tests and some scenarios on other kernels, in virtual machines
+    VmTest(vm::Args),
     /// Run the scenarios on a cluster that has Mesh CNI installed
     E2e(e2e::Args),
     /// Measure what the mesh costs, beside the same pods without it (needs root)
@@ -62,6 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::VmTest(args) => vm::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use mesh_common::names::{MARK_AGENT, MARK_DELIVER, MARK_MASK};
 
 use super::TABLE;
+use super::attributes::{Attributes, REGISTER};
 use crate::network::masquerade::Masquerade;
 
 /// A transaction: what it says is in force as a whole or not at all.
@@ -18,7 +19,8 @@ pub(in crate::network) struct Batch {
     pub(super) messages: u32,
 }
 
-/// Makes our table say this and nothing else, whatever it said; and that the agent's traffic is not translated.
+/// Makes our table say this and nothing else, whatever it said; and that the agent's traffic is not translated, by
+/// netfilter nor by IPVS.
 pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     let mut batch = Batch::begin();
     batch.clear_table();
@@ -37,6 +39,12 @@ pub(in crate::network) fn masquerading(plan: &Masquerade) -> Batch {
     ] {
         batch.chain(chain, (hook, RAW), "filter");
         batch.untrack(chain, mark);
+    }
+    for (chain, priority) in [("hidden", BEFORE_IPVS), ("shown", AFTER_IPVS)] {
+        batch.chain(chain, (INPUT, priority), "filter");
+        for family in [V4, V6] {
+            batch.swap(chain, &family);
+        }
     }
     batch.end()
 }
@@ -158,6 +166,24 @@ impl Batch {
         });
     }
 
+    /// What is to be delivered to the agent has source and destination the other way round.
+    ///
+    /// IPVS would schedule what comes in for one of its services, though routing says that it is for a socket here and it
+    /// has that socket. It heeds neither conntrack nor marks, but looks services up by destination: so the addresses are
+    /// swapped before IPVS, and once more behind it. No pod's address is a service's; no state is needed, no checksum
+    /// changes, and extension headers are in nobody's way. (To change the protocol number would do, too, but from 7.3 on
+    /// the kernel refuses that to nftables.)
+    fn swap(&mut self, chain: &str, family: &Family) {
+        self.rule(chain, |list| {
+            list.meta(META_MARK);
+            list.masked(&MARK_MASK.to_ne_bytes());
+            list.equals(&MARK_DELIVER.to_ne_bytes());
+            list.meta(META_NFPROTO);
+            list.equals(&[family.number]);
+            swap_addresses(list, family);
+        });
+    }
+
     /// From a network, to none of its family's set: masquerade, with ports that two nodes' kernels do not choose alike.
     fn masquerade(&mut self, source: &IpNet) {
         let family = if source.addr().is_ipv4() { V4 } else { V6 };
@@ -200,6 +226,8 @@ struct Family {
     length: u32,
     /// Where the source address is in the header; the destination follows it.
     source_at: u32,
+    /// Two registers of an address each, one behind the other.
+    registers: [u32; 2],
 }
 
 const V4: Family = Family {
@@ -209,6 +237,8 @@ const V4: Family = Family {
     key_type: 7,
     length: 4,
     source_at: 12,
+    // `NFT_REG32_00` and `NFT_REG32_01`.
+    registers: [8, 9],
 };
 const V6: Family = Family {
     number: 10,
@@ -217,6 +247,8 @@ const V6: Family = Family {
     key_type: 8,
     length: 16,
     source_at: 8,
+    // `NFT_REG_1` and `NFT_REG_2`.
+    registers: [1, 2],
 };
 
 impl Family {
@@ -250,6 +282,15 @@ impl Family {
     }
 }
 
+/// Source and destination of the network header change places; its checksum is the same then.
+fn swap_addresses(list: &mut Attributes<'_>, family: &Family) {
+    let (source_at, length) = (family.source_at, family.length);
+    let [first, second] = family.registers;
+    list.payload_to(first, source_at + length, length);
+    list.payload_to(second, source_at, length);
+    list.store(first, source_at, 2 * length);
+}
+
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(it) => it.to_bits().into(),
@@ -264,87 +305,6 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Netlink attributes that are being written; numbers are big-endian, as netfilter has them.
-pub(super) struct Attributes<'a>(pub(super) &'a mut Vec<u8>);
-
-impl Attributes<'_> {
-    fn write(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
-        let start = self.0.len();
-        self.0.extend([0; 2]);
-        self.0.extend(kind.to_ne_bytes());
-        write(&mut Attributes(self.0));
-        let length =
-            u16::try_from(self.0.len() - start).expect("an attribute of ours has less than 64 KiB");
-        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Attributes<'_>)) {
-        self.write(kind | NESTED, write);
-    }
-
-    pub(super) fn text(&mut self, kind: u16, text: &str) {
-        self.write(kind, |it| {
-            it.0.extend(text.as_bytes());
-            it.0.push(0);
-        });
-    }
-
-    fn word(&mut self, kind: u16, word: u32) {
-        self.write(kind, |it| it.0.extend(word.to_be_bytes()));
-    }
-
-    /// A `NFTA_DATA_VALUE` inside an attribute.
-    fn value(&mut self, kind: u16, value: &[u8]) {
-        self.nest(kind, |it| it.write(1, |it| it.0.extend(value)));
-    }
-
-    fn expression(&mut self, name: &str, write: impl FnOnce(&mut Attributes<'_>)) {
-        self.nest(1, |it| {
-            it.text(1, name);
-            it.nest(2, write);
-        });
-    }
-
-    /// What the kernel knows of the packet into the register.
-    fn meta(&mut self, key: u32) {
-        self.expression("meta", |it| {
-            it.word(1, REGISTER);
-            it.word(2, key);
-        });
-    }
-
-    /// Bytes of the network header into the register.
-    fn payload(&mut self, offset: u32, length: u32) {
-        self.expression("payload", |it| {
-            it.word(1, REGISTER);
-            it.word(2, NETWORK_HEADER);
-            it.word(3, offset);
-            it.word(4, length);
-        });
-    }
-
-    /// Takes the bits of a mask from the register.
-    fn masked(&mut self, mask: &[u8]) {
-        self.expression("bitwise", |it| {
-            it.word(1, REGISTER);
-            it.word(2, REGISTER);
-            it.word(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
-            it.value(4, mask);
-            it.value(5, &vec![0; mask.len()]);
-        });
-    }
-
-    /// Goes on only if the register has this value.
-    fn equals(&mut self, value: &[u8]) {
-        self.expression("cmp", |it| {
-            it.word(1, REGISTER);
-            it.word(2, EQUAL);
-            it.value(3, value);
-        });
-    }
-}
-
 /// Name of our chain that masquerades.
 const CHAIN: &str = "postrouting";
 /// Elements in one message; an attribute has at most 64 KiB.
@@ -356,7 +316,6 @@ pub(super) const ACK: u16 = 4;
 pub(super) const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
-const NESTED: u16 = 0x8000;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 pub(super) const SUBSYSTEM: u16 = 10;
@@ -373,23 +332,25 @@ const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const SET_INTERVAL: u32 = 4;
 const INTERVAL_END: u32 = 1;
-const REGISTER: u32 = 1;
 const META_MARK: u32 = 3;
 const META_NFPROTO: u32 = 15;
-const NETWORK_HEADER: u32 = 1;
-const EQUAL: u32 = 0;
 const NOT_IN_SET: u32 = 1;
 const PREROUTING: u32 = 0;
+const INPUT: u32 = 1;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
 const RAW: i32 = -300;
 const SOURCE_NAT: i32 = 100;
+/// IPVS looks at what comes in at `NF_IP_PRI_NAT_SRC` - 2 and - 1 (`ip_vs_ops4` and `ip_vs_ops6` in `ip_vs_core.c`).
+const BEFORE_IPVS: i32 = SOURCE_NAT - 3;
+const AFTER_IPVS: i32 = SOURCE_NAT;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: concurrent connections do not race for one port.
 const RANDOM_FULLY: u32 = 0x10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::nftables::attributes::NESTED;
 
     fn bounds(family: &Family, nets: &[&str]) -> Vec<(IpAddr, bool)> {
         let nets = nets.iter().map(|net| net.parse().unwrap()).collect();
@@ -465,7 +426,38 @@ mod tests {
         );
         // 4096 intervals of two bounds each.
         assert_eq!(kinds.iter().filter(|kind| **kind == NEWSETELEM).count(), 9);
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEWCHAIN).count(), 3);
-        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 4);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWCHAIN).count(), 5);
+        assert_eq!(kinds.iter().filter(|kind| **kind == NEWRULE).count(), 8);
+    }
+
+    #[test]
+    fn addresses_change_places() {
+        let attribute = |kind: u16, content: &[u8]| {
+            let length = u16::try_from(4 + content.len()).unwrap();
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(content);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let payload = |parts: [(u16, u32); 4]| {
+            let parts = parts.map(|(kind, word)| attribute(kind, &word.to_be_bytes()));
+            let parts = attribute(2 | NESTED, &parts.concat());
+            attribute(1 | NESTED, &[attribute(1, b"payload\0"), parts].concat())
+        };
+        // Register to write to, base, offset, length; the register to read from comes last.
+        let cases = [
+            (V4, [[8, 1, 16, 4], [9, 1, 12, 4], [1, 12, 8, 8]]),
+            (V6, [[1, 1, 24, 16], [2, 1, 8, 16], [1, 8, 32, 1]]),
+        ];
+        for (family, [destination, source, written]) in cases {
+            let load = |[register, base, offset, length]: [u32; 4]| {
+                payload([(1, register), (2, base), (3, offset), (4, length)])
+            };
+            let [base, offset, length, register] = written;
+            let store = payload([(2, base), (3, offset), (4, length), (5, register)]);
+            let mut bytes = Vec::new();
+            swap_addresses(&mut Attributes(&mut bytes), &family);
+            assert_eq!(bytes, [load(destination), load(source), store].concat());
+        }
     }
 }

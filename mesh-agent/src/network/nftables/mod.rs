@@ -3,6 +3,7 @@
 //! No crate writes nftables without either the C library or the `nft` program; what we need of the protocol is a dozen
 //! attributes (`include/uapi/linux/netfilter/nf_tables.h`).
 
+mod attributes;
 mod batch;
 mod socket;
 

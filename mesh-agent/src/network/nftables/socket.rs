@@ -11,8 +11,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::TABLE;
+use super::attributes::Attributes;
 use super::batch::{
-    Attributes, Batch, DUMP, GETCHAIN, GETTABLE, INET, NEWCHAIN, SUBSYSTEM, header, set_length,
+    Batch, DUMP, GETCHAIN, GETTABLE, INET, NEWCHAIN, SUBSYSTEM, header, set_length,
 };
 
 /// How long the kernel may take to answer, in seconds; it answers before `send` returns.
