@@ -1,12 +1,8 @@
 //! EDGE: the filters of the kernel's traffic control that an interface has.
 
-use rtnetlink::packet_core::Nla;
-use rtnetlink::packet_route::tc::{TcAttribute, TcMessage, TcOption};
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
 use super::netlink::{Error, Network, collect};
-
-/// `TCA_BPF_NAME` of `linux/pkt_cls.h`: a BPF filter's name, which ends with a zero byte.
-const BPF_NAME: u16 = 7;
 
 impl Network {
     /// The filters in the clsact qdisc of an interface, of both directions; none without one.
@@ -30,16 +26,12 @@ impl Network {
 }
 
 fn bpf_name(filter: &TcMessage) -> Option<String> {
-    let options = filter.attributes.iter().find_map(|it| match it {
+    let options = filter.attributes.iter().filter_map(|it| match it {
         TcAttribute::Options(options) => Some(options),
         _ => None,
-    })?;
-    let name = options.iter().find_map(|it| match it {
-        TcOption::Other(option) if option.kind() == BPF_NAME => Some(option),
+    });
+    options.flatten().find_map(|it| match it {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
         _ => None,
-    })?;
-    let mut bytes = vec![0; name.value_len()];
-    name.emit_value(&mut bytes);
-    let text = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
-    String::from_utf8(text.to_vec()).ok()
+    })
 }
