@@ -12,14 +12,15 @@ const OFFLOADS: [&str; 6] = ["tx", "rx", "sg", "tso", "gso", "gro"];
 
 /// MTU and offloads of links.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cabling {
-    mtu: u32,
+pub struct Cabling {
+    /// Bytes of a packet between nodes.
+    pub mtu: u32,
     offloads: bool,
 }
 
 impl Cabling {
     /// As the environment says: 1500 bytes and all offloads, unless it says otherwise.
-    pub(crate) fn of_environment() -> Result<Self> {
+    pub fn of_environment() -> Result<Self> {
         let mtu = match env::var("MESH_LAB_MTU") {
             Ok(text) => text.parse().context("MESH_LAB_MTU is no number")?,
             Err(_) => 1500,

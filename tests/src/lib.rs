@@ -5,7 +5,7 @@
 pub mod app;
 pub mod bpffs;
 pub mod builders;
-mod cabling;
+pub mod cabling;
 pub mod capture;
 pub mod cni;
 pub mod counters;

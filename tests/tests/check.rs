@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use mesh_tests::cabling::Cabling;
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::node::{Node, UPLINK};
 use serde_json::Value;
@@ -18,8 +19,14 @@ fn of_a_running_agent() -> Result<()> {
         let check = Check::of(lab, node)?;
         check.passes()?;
         check.told("ok", "the agent of node n1 is healthy", "")?;
-        check.told("ok", "packets of 1500 bytes reach node 10.77.0.2", "")?;
-        check.told("ok", "packets of 1500 bytes reach node fd00:77::2", "")?;
+        let mtu = Cabling::of_environment()?.mtu;
+        for node in ["10.77.0.2", "fd00:77::2"] {
+            check.told(
+                "ok",
+                &format!("packets of {mtu} bytes reach node {node}"),
+                "",
+            )?;
+        }
 
         check.unset("net.ipv4.ip_forward", || {
             check.told("fail", "ip_forward is 0", "mesh-agent prepare")
@@ -35,9 +42,9 @@ fn of_a_running_agent() -> Result<()> {
         // A port of the switch that takes less than both nodes think.
         let fabric = lab.outside()?;
         fabric.ip("link set n2 mtu 1400")?;
-        let lost = "packets of 1500 bytes do not reach node 10.77.0.2, small ones do";
-        check.told("fail", lost, "lower the MTU of the uplink")?;
-        fabric.ip("link set n2 mtu 1500")?;
+        let lost = format!("packets of {mtu} bytes do not reach node 10.77.0.2, small ones do");
+        check.told("fail", &lost, "lower the MTU of the uplink")?;
+        fabric.ip(&format!("link set n2 mtu {mtu}"))?;
         check.passes()?;
 
         lab.node("n1").agent().kill()?;
