@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod peer;
 pub mod pod;
 pub mod process;
+pub mod programs;
 pub mod reach;
 pub mod rules;
 pub mod site;

@@ -8,50 +8,14 @@ use mesh_common::HBONE_PORT;
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
-use mesh_tests::holdings::{Holdings, devices};
+use mesh_tests::holdings::Holdings;
 use mesh_tests::lab::{Lab, scenario_with, stop};
-use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
+use mesh_tests::programs::one_each;
 use mesh_tests::world::Family;
-use serde_json::Value;
 
 const CLSACT: &[&str] = &["--attach", "clsact"];
 const SECRET: &[u8] = b"an old kernel knows old tricks";
-
-/// Ids of the programs that filter at a device, ingress and egress.
-fn filters(node: &Node, device: &str) -> Result<[Vec<u64>; 2]> {
-    let ids = |direction| -> Result<Vec<u64>> {
-        let shown = node
-            .netns()
-            .exec("tc", ["-json", "filter", "show", "dev", device, direction])?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        let all = shown.as_array().context("no list of filters")?.iter();
-        Ok(all
-            .filter_map(|it| it["options"]["prog"]["id"].as_u64())
-            .collect())
-    };
-    Ok([ids("ingress")?, ids("egress")?])
-}
-
-/// Every device has one filter each way, all of the programs of the running agent; returns those.
-fn one_each(node: &Node) -> Result<Vec<u64>> {
-    let mut programs = Vec::new();
-    for device in devices(node.netns())? {
-        let found = filters(node, &device)?;
-        ensure!(
-            [found[0].len(), found[1].len()] == [1, 1],
-            "{device}: {found:?}"
-        );
-        programs.extend(found.concat());
-    }
-    programs.sort_unstable();
-    programs.dedup();
-    ensure!(
-        programs.len() <= 4,
-        "from_net, to_net, from_pod, to_pod: {programs:?}"
-    );
-    Ok(programs)
-}
 
 fn talk(lab: &Lab, client: &Pod<'_>, far: SocketAddr, near: SocketAddr) -> Result<()> {
     let before = lab.node("n1").counters()?;

@@ -8,14 +8,14 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
-use mesh_tests::holdings::{Holdings, devices};
+use mesh_tests::holdings::Holdings;
 use mesh_tests::lab::{Lab, scenario, stop};
 use mesh_tests::node::Node;
 use mesh_tests::pod::{PATIENCE, Pod};
+use mesh_tests::programs::one_each;
 use mesh_tests::world::Family;
 
 const ROUNDS: usize = 5;
@@ -119,27 +119,6 @@ fn restart(lab: &Lab, node: &Node, end: End) -> Result<()> {
     Ok(())
 }
 
-/// Every device has one program each way; returns their ids.
-fn one_each(node: &Node) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    for device in devices(node.netns())? {
-        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let (_, programs) = node
-                .netns()
-                .run(|| SchedClassifier::query_tcx(&device, hook))?;
-            ensure!(programs.len() == 1, "{device}: {programs:?}");
-            ids.extend(programs.iter().map(aya::programs::ProgramInfo::id));
-        }
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    ensure!(
-        ids.len() == 4,
-        "from_net, to_net, from_pod, to_pod: {ids:?}"
-    );
-    Ok(ids)
-}
-
 /// Pods that speak without a pause, in old and in new connections.
 struct Load<'a> {
     /// Client and server that must not notice.
@@ -174,6 +153,7 @@ impl Load<'_> {
                 .collect();
             let outcome = work();
             self.done.store(true, Ordering::Relaxed);
+            outcome?;
             for thread in threads {
                 let exchanges = thread.join().expect("does not panic")?;
                 ensure!(exchanges > 50, "only {exchanges} exchanges");
@@ -185,7 +165,6 @@ impl Load<'_> {
                 cut.extend(errors);
             }
             println!("tunnelled connections: {good} good, {} cut", cut.len());
-            outcome?;
             ensure!(good > 50, "only {good} tunnelled connections");
             // What is open when an agent is told to stop has seconds to end; on a busy machine one may be late.
             let few = cut.len() * 100 <= good as usize;

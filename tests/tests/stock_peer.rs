@@ -11,7 +11,7 @@ use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::foreign::Foreign;
-use mesh_tests::lab::{Lab, scenario, stop};
+use mesh_tests::lab::{Lab, scenario, scenario_with, stop};
 use mesh_tests::objects::MODE;
 use mesh_tests::peer::{self, Client, Credentials, Events};
 use mesh_tests::pod::Pod;
@@ -98,7 +98,8 @@ fn it_calls_an_enrolled_pod() -> Result<()> {
 
 #[test]
 fn it_is_called_by_an_enrolled_pod() -> Result<()> {
-    scenario("stock_called", |lab| {
+    // Each worker would have a tunnel of its own.
+    scenario_with("stock_called", &["--workers=1"], |lab| {
         lab.namespace("shop").ambient().create()?;
         let client = lab.pod("client").namespace("shop").on("n1").create()?;
         let foreign = Foreign::create(lab)?;
