@@ -11,6 +11,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::Exactly;
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::pod::Pod;
+use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
 use serde_json::json;
 
@@ -67,12 +68,14 @@ fn tell(lab: &Lab, namespace: &str) -> Result<()> {
         let moved = lab.node("n1").counters()?.since(&before);
         moved.assert(&[(Hook::Connect, Outcome::Policy, Exactly(1))]);
     }
-    let log = lab.node("n1").agent().log();
     let line = |line: &&str| {
         let told = ["hook=\"connect\"", "NetworkPolicy", "near", "dst.workload"];
         line.contains(&format!("{namespace}/client")) && told.iter().all(|it| line.contains(it))
     };
-    assert_eq!(log.lines().filter(line).count(), 2, "one line a refusal");
+    let lines = || lab.node("n1").agent().log().lines().filter(line).count();
+    // The programs' word reaches the log a moment after the caller.
+    eventually("a line for each refusal", SOON, || Ok(lines() >= 2))?;
+    assert_eq!(lines(), 2, "and no more");
 
     let nothing = json!({
         "podSelector": { "matchLabels": { "app": "client" } },
