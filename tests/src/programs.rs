@@ -7,22 +7,28 @@ use serde_json::Value;
 use crate::holdings::devices;
 use crate::node::Node;
 
-/// Ids of the programs of a node, of which every device has one each way, attached by tcx or by clsact.
+/// Ids of the programs of a node, of which every device has one each way: by tcx where that is said of it, else by clsact.
 ///
 /// # Errors
-/// A device has none or several, or they are not four in all.
-pub fn one_each(node: &Node) -> Result<Vec<u32>> {
+/// A device has none, several, or one by the other, or there are more than four in all.
+pub fn one_each(node: &Node, is_by_tcx: impl Fn(&str) -> bool) -> Result<Vec<u32>> {
     let mut all = Vec::new();
     for device in devices(node.netns())? {
         for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let mut found = filters(node, &device, hook)?;
+            let filters = filters(node, &device, hook)?;
             // A kernel before 6.6 has no tcx.
             let links = node
                 .netns()
                 .run(|| SchedClassifier::query_tcx(&device, hook));
-            found.extend(links.iter().flat_map(|(_, it)| it).map(ProgramInfo::id));
-            ensure!(found.len() == 1, "{device}, {hook:?}: {found:?}");
-            all.extend(found);
+            let links = links.iter().flat_map(|(_, it)| it).map(ProgramInfo::id);
+            let links: Vec<_> = links.collect();
+            let found = [&links, &filters].map(Vec::len);
+            let wanted = if is_by_tcx(&device) { [1, 0] } else { [0, 1] };
+            ensure!(
+                found == wanted,
+                "{device}, {hook:?}: {links:?}, {filters:?}"
+            );
+            all.extend(links.into_iter().chain(filters));
         }
     }
     all.sort_unstable();

@@ -13,7 +13,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::AtLeast;
 use mesh_tests::holdings::Holdings;
 use mesh_tests::lab::{Lab, scenario, stop};
-use mesh_tests::node::Node;
+use mesh_tests::node::{Node, UPLINK};
 use mesh_tests::pod::{PATIENCE, Pod};
 use mesh_tests::programs::one_each;
 use mesh_tests::world::Family;
@@ -102,21 +102,31 @@ fn again_and_again(name: &str, end: End) -> Result<()> {
 /// Ends and starts an agent; everything is as before, but for the programs, which are the new agent's.
 fn restart(lab: &Lab, node: &Node, end: End) -> Result<()> {
     let holdings = Holdings::of(node)?;
-    let programs = one_each(node)?;
+    let before = programs(node)?;
     match end {
         End::Stop => node.agent().stop()?,
         End::Kill => node.agent().kill()?,
     }
-    ensure!(one_each(node)? == programs, "programs outlive the agent");
+    ensure!(programs(node)? == before, "programs outlive the agent");
     node.agent().start()?;
     lab.settle()?;
     ensure!(Holdings::of(node)? == holdings, "attachments are kept");
-    let renewed = one_each(node)?;
+    let renewed = programs(node)?;
     ensure!(
-        renewed.iter().all(|id| !programs.contains(id)),
-        "the new agent's programs: {programs:?}, {renewed:?}"
+        renewed.iter().all(|id| !before.contains(id)),
+        "the new agent's programs: {before:?}, {renewed:?}"
     );
     Ok(())
+}
+
+/// The programs of a node, all four.
+fn programs(node: &Node) -> Result<Vec<u32>> {
+    let ids = one_each(node, |device| device == UPLINK)?;
+    ensure!(
+        ids.len() == 4,
+        "from_net, to_net, from_pod, to_pod: {ids:?}"
+    );
+    Ok(ids)
 }
 
 /// Pods that speak without a pause, in old and in new connections.
