@@ -1,24 +1,21 @@
 //! The composition root: builds every part, and decides the order of start and drain.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
 use mesh_common::maps::Slot;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -26,11 +23,11 @@ use tracing::{info, warn};
 use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
-use crate::clock;
 use crate::cluster::kubernetes::Access;
 use crate::cluster::{Health, Source};
 use crate::cni_server::CniServer;
 use crate::dataplane::{self, Dataplane};
+use crate::handover::{self, Ownership};
 use crate::hbone::{Limits, Pool};
 use crate::install::{Installer, untaint};
 use crate::model::{Event, Identity, Settings, Snapshot};
@@ -40,10 +37,10 @@ use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, s
 use crate::refusals;
 use crate::revocation;
 use crate::status;
-use crate::world::{self, Listener, World};
+use crate::world::{self, Ending, Listener, World};
 
-/// How long an earlier agent may take to let go of the state directory once it is told to stop.
-const LOCK_WAIT: Duration = Duration::from_secs(30);
+/// How long open connections have to end when no other agent has taken over: a restart waits for that.
+const ALONE: Duration = Duration::from_secs(5);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
@@ -54,7 +51,10 @@ const QUEUE: usize = 1024;
 /// What kept it from starting, or what ended it.
 pub async fn run(config: Run) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let shutdown = CancellationToken::new();
+    let ending = Ending::default();
+    let Ending {
+        shutdown, retired, ..
+    } = &ending;
     // Connections that were accepted before the order to stop may still need a tunnel.
     let drained = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -63,7 +63,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let domains = TrustDomains::new(&config.trust_domain, []);
     let certificates = Arc::new(Certificates::new(signer(&config)?, domains));
     let installer = Installer::new((&config).into())?;
-    let lock = lock(&config.state).await.context("--state")?;
+    let ownership = Ownership::take(&config.state).await.context("--state")?;
     let store = Store::open(&config.state).context("--state")?;
 
     let network = Network::open(&config.state)?;
@@ -123,26 +123,25 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     for listener in outbound {
         let serving = out
             .clone()
-            .run(first, listener, connections.clone(), shutdown.clone());
+            .run(first, listener, connections.clone(), retired.clone());
         let serving = part(connections.track_future(serving));
         parts.spawn_on(serving, &workers.handles()[first]);
     }
     for listener in inbound {
         let serving = into
             .clone()
-            .run(last, listener, connections.clone(), shutdown.clone());
+            .run(last, listener, connections.clone(), retired.clone());
         let serving = part(connections.track_future(serving));
         parts.spawn_on(serving, &workers.handles()[last]);
     }
-    let stopped = CancellationToken::new();
+    let stopped = &ending.stopped;
     parts.spawn(part(allowed.run(stopped.clone())));
     let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
     parts.spawn(part(refusals));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     parts.spawn(part(revoker.run(stopped.clone())));
-    let tokens = (shutdown.clone(), stopped.clone());
-    parts.spawn(part(world.run(told, asked, lock, tokens)));
+    parts.spawn(part(world.run(told, asked, ownership, ending.clone())));
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
     parts.spawn(source(config.clone(), events, health, stopped.clone()));
@@ -151,7 +150,20 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ended = until_told(&mut parts).await;
     info!("stopping");
     shutdown.cancel();
-    drain(config.drain_deadline, &connections, &drained, &lanes).await;
+    if ended.is_ok()
+        && timeout(config.drain_deadline, retired.cancelled())
+            .await
+            .is_err()
+    {
+        warn!("the next agent does not serve yet");
+    }
+    retired.cancel();
+    let deadline = if handover::is_owned(&config.state) {
+        config.drain_deadline
+    } else {
+        config.drain_deadline.min(ALONE)
+    };
+    drain(deadline, &connections, &drained, &lanes).await;
     stopped.cancel();
     parts.shutdown().await;
     ended
@@ -241,31 +253,6 @@ fn signer(config: &Run) -> anyhow::Result<Arc<dyn Signer>> {
             Ok(Arc::new(ca.context("--ca-address")?))
         }
         _ => anyhow::bail!("give either --ca DIR, or --ca-address HOST:PORT with --ca-root FILE"),
-    }
-}
-
-/// Takes the state directory, which only one agent writes at a time; waits for an earlier one to let it go.
-async fn lock(state: &Path) -> anyhow::Result<Flock<File>> {
-    fs::create_dir_all(state)?;
-    let mut file = File::create(state.join("lock"))?;
-    let end = clock::now() + LOCK_WAIT;
-    let mut told = false;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((_, errno)) if clock::now() > end => {
-                anyhow::bail!(
-                    "{}: another agent runs on this directory ({errno})",
-                    state.display()
-                )
-            }
-            Err((again, _)) => file = again,
-        }
-        if !told {
-            info!(state = %state.display(), "waiting for another agent to let go");
-            told = true;
-        }
-        sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -326,8 +326,8 @@ pub struct Run {
     #[arg(long, env = "MESH_WORKERS", value_name = "COUNT")]
     pub workers: Option<NonZeroUsize>,
 
-    /// Seconds that open connections are given to end when the agent is told to stop.
-    #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    /// Seconds that open connections are given to end when another agent has taken over; without one it is 5 at most.
+    #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub drain_deadline: Duration,
 }
 

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod cni_server;
 pub mod dataplane;
+pub mod handover;
 pub mod hbone;
 pub mod inspect;
 pub mod install;

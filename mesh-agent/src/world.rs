@@ -4,6 +4,7 @@
 //! captures for it, never the other way round: a captured connection is always decided on a world that has its reasons.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::causes::causes;
 use crate::clock;
 use crate::dataplane::plan::{Interface, Interfaces};
 use crate::dataplane::{self, Dataplane};
+use crate::handover::{Followed, Ownership};
 use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
 use crate::netns;
@@ -107,6 +109,17 @@ pub enum Error {
     /// The state directory.
     #[error("the state directory")]
     Attachments(#[from] attachments::Error),
+}
+
+/// The steps of an agent's end, in their order; each is cancelled when it is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// The order to stop was given.
+    pub shutdown: CancellationToken,
+    /// New connections are another agent's, or wait for one.
+    pub retired: CancellationToken,
+    /// The last connection has ended, or had its time.
+    pub stopped: CancellationToken,
 }
 
 /// The world of a node.
@@ -210,15 +223,20 @@ impl World {
 
     /// Applies events and commands until `shutdown`; from then on, until `stopped`, events reach only the snapshot.
     ///
-    /// The kernel's side is the next agent's as soon as this one is told to stop: `lock` is let go.
+    /// The kernel's side is the next agent's as soon as this one is told to stop. New connections are, too, once that one
+    /// serves them, or at once if there is none: then `retired` is cancelled.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut commands: mpsc::Receiver<Command>,
-        lock: impl Send,
-        (shutdown, stopped): (CancellationToken, CancellationToken),
+        mut ownership: Ownership,
+        ending: Ending,
     ) {
-        let mut lock = Some(lock);
+        let Ending {
+            shutdown,
+            retired,
+            stopped,
+        } = ending;
         let mut batch = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -228,11 +246,11 @@ impl World {
                 () = shutdown.cancelled(), if !self.draining => {
                     self.draining = true;
                     commands.close();
-                    // Who connects from here on waits for the next agent.
-                    if let Err(error) = self.dataplane.retire() {
-                        warn!(error = &error as &dyn std::error::Error, "the listeners stay in their slots");
-                    }
-                    lock.take();
+                }
+                followed = ownership.followed(), if self.draining && !retired.is_cancelled() => {
+                    self.retire(followed);
+                    ownership.let_go();
+                    retired.cancel();
                 }
                 count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
                     if count > 0 {
@@ -242,6 +260,25 @@ impl World {
                 Some(command) = commands.recv(), if !self.draining => self.serve(command).await,
                 _ = tick.tick(), if !self.draining => self.look_after().await,
             }
+            if self.listeners.is_empty() {
+                ownership.established();
+            }
+        }
+    }
+
+    /// Ends taking new connections, after another agent has begun to, or there is none.
+    fn retire(&mut self, followed: io::Result<Followed>) {
+        match followed {
+            Ok(Followed::BySuccessor) => return info!("another agent has taken over"),
+            Ok(Followed::ByNobody) => {}
+            Err(error) => warn!(%error, "cannot tell whether there is another agent"),
+        }
+        // Who connects from here on waits for the next agent.
+        if let Err(error) = self.dataplane.retire() {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the listeners stay in their slots"
+            );
         }
     }
 

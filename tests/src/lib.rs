@@ -13,6 +13,7 @@ pub mod foreign;
 pub mod frames;
 pub mod holdings;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod node;
 pub mod object;

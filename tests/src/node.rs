@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +37,8 @@ pub struct Node {
     /// Flags of the agent beyond the usual.
     flags: &'static [&'static str],
     agent: Mutex<Option<Process>>,
+    /// Agents that were replaced and may still carry what was open.
+    replaced: Mutex<Vec<Process>>,
 }
 
 impl Node {
@@ -75,6 +77,7 @@ impl Node {
             binaries,
             flags,
             agent: Mutex::default(),
+            replaced: Mutex::default(),
         };
         fs::create_dir_all(node.state())?;
         fs::create_dir_all(node.pins())?;
@@ -189,6 +192,10 @@ impl Node {
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn replaced(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The agent of a node, running or not.
@@ -218,8 +225,39 @@ impl Agent<'_> {
     }
 
     fn start_until(self, what: &str, is_ready: impl Fn(&Answer) -> Result<bool>) -> Result<()> {
+        *self.0.process() = Some(self.spawn(&self.0.binaries)?);
+        self.wait_until(what, is_ready)
+    }
+
+    /// Starts another one, which waits beside the one that runs; tells that one to stop, and waits until the new one
+    /// serves. `binaries` is where the new one comes from, if not from where the old one did.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn replace(self, binaries: Option<&Path>) -> Result<()> {
+        let waiting = || self.log().matches("waiting for another agent").count();
+        let before = waiting();
+        let new = self.spawn(binaries.unwrap_or(&self.0.binaries))?;
+        eventually("the new agent waits", SOON, || Ok(waiting() > before))?;
+        let old = self.0.process().replace(new).context("no agent runs")?;
+        old.ask_to_stop()?;
+        self.0.replaced().push(old);
+        let starts = || self.log().matches("agent started").count();
+        let before = starts();
+        eventually("the new agent starts", 2 * SOON, || Ok(starts() > before))?;
+        self.wait_until("serves", |status| status.success().map(|_| true))
+    }
+
+    /// How many agents that were replaced still run.
+    pub fn replaced(self) -> usize {
+        let mut replaced = self.0.replaced();
+        replaced.retain_mut(Process::is_running);
+        replaced.len()
+    }
+
+    fn spawn(self, binaries: &Path) -> Result<Process> {
         let node = self.0;
-        let mut command = Command::new(node.binaries.join("mesh-agent"));
+        let mut command = Command::new(binaries.join("mesh-agent"));
         let log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
         command
             .env("RUST_LOG", log_filter)
@@ -239,13 +277,12 @@ impl Agent<'_> {
             .arg(node.pins())
             .args(["--uplink", UPLINK])
             .args(node.flags);
-        let process = Process::spawn(
-            &node.netns,
-            &mut command,
-            &self.log_path(),
-            &node.lab.join("pids"),
-        )?;
-        *node.process() = Some(process);
+        let records = node.lab.join("pids");
+        Process::spawn(&node.netns, &mut command, &self.log_path(), &records)
+    }
+
+    fn wait_until(self, what: &str, is_ready: impl Fn(&Answer) -> Result<bool>) -> Result<()> {
+        let node = self.0;
         let ready = eventually(
             &format!("the agent of {} {what}", node.name),
             2 * SOON,

@@ -68,6 +68,12 @@ impl Process {
         self.end(Signal::SIGTERM)
     }
 
+    /// Asks it to end (SIGTERM), and does not wait.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        // Not yet waited for, so the number is still its own.
+        Ok(kill(self.pid()?, Signal::SIGTERM)?)
+    }
+
     /// Leaves it running when the value is dropped; the record stays.
     pub fn keep(mut self) {
         self.kept = true;
