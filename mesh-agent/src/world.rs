@@ -138,6 +138,8 @@ pub struct World {
     uplinks: Vec<Uplink>,
     /// Listeners that wait for the first whole world.
     listeners: Vec<Listener>,
+    /// Whether pods have our programs, and not those of an earlier agent still.
+    is_attached: bool,
     /// Whether the kernel may lag behind the snapshot because it refused something.
     behind: bool,
     /// How often it did.
@@ -159,6 +161,7 @@ impl World {
         listeners: Vec<Listener>,
     ) -> Result<(Self, watch::Receiver<Snapshot>), Error> {
         let (published, receiver) = watch::channel(snapshot.clone());
+        let is_attached = !dataplane.leaves_earlier();
         let mut world = Self {
             snapshot,
             published,
@@ -172,6 +175,7 @@ impl World {
             options,
             uplinks: Vec::new(),
             listeners,
+            is_attached,
             behind: false,
             failures: 0,
             draining: false,
@@ -201,12 +205,14 @@ impl World {
         if let Some(index) = index {
             self.interfaces
                 .insert(record.attachment.clone(), interface(record, index));
-            match self.dataplane.attach_pod(&record.host_ifname) {
-                // Deleted since the interfaces were listed.
-                Err(_) if if_nametoindex(record.host_ifname.as_str()).is_err() => {
-                    self.interfaces.remove(&record.attachment);
+            if self.is_attached {
+                match self.dataplane.attach_pod(&record.host_ifname) {
+                    // Deleted since the interfaces were listed.
+                    Err(_) if if_nametoindex(record.host_ifname.as_str()).is_err() => {
+                        self.interfaces.remove(&record.attachment);
+                    }
+                    other => other?,
                 }
-                other => other?,
             }
         }
         if self.interfaces.get(&record.attachment).is_some() {
@@ -354,9 +360,26 @@ impl World {
         let failures = self.failures;
         let replaced = self.replace().await;
         let published = self.publish();
-        self.kept_up(replaced.and(published).map_err(Error::from));
+        let attached = self.attach_restored();
+        self.kept_up(replaced.and(published).and(attached).map_err(Error::from));
         self.follow_nodes().await;
         self.behind = self.failures != failures;
+    }
+
+    /// Gives the pods of an earlier agent our programs, once our maps hold the world.
+    fn attach_restored(&mut self) -> Result<(), dataplane::Error> {
+        if self.is_attached {
+            return Ok(());
+        }
+        for record in self.store.in_order() {
+            let ifname = &record.host_ifname;
+            let attached = self.dataplane.attach_pod(ifname);
+            if if_nametoindex(ifname.as_str()).is_ok() {
+                attached?;
+            }
+        }
+        self.is_attached = true;
+        Ok(())
     }
 
     async fn replace(&mut self) -> Result<(), dataplane::Error> {

@@ -9,6 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use mesh_common::maps::Config;
+use mesh_common::{ABI_VERSION, names};
 use mesh_tests::app::{App, Server, raise_descriptor_limit};
 use mesh_tests::lab::{Lab, scenario, stop};
 use mesh_tests::load::{self, Outcome, Path, Size};
@@ -28,15 +31,42 @@ fn replaced_under_load_nobody_notices() -> Result<()> {
             let other = other.as_deref().filter(|_| round % 2 == 0);
             node.agent().replace(other)
         })?;
-        for (name, outcome) in &outcomes {
-            ensure!(outcome.is_unharmed(), "{name}: {outcome:?}");
-        }
+        all_unharmed(&outcomes)?;
         // What is open has ended, so nothing keeps the old agents.
         for node in lab.nodes() {
             let all = || Ok(node.agent().replaced() == 0);
             eventually("the replaced agents end", Duration::from_secs(10), all)?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn maps_of_an_older_version_are_replaced_under_load() -> Result<()> {
+    scenario("older", |lab| {
+        let outcomes = under_load(lab, |node, _| {
+            let replaced = || node.agent().log().matches("an older agent's").count();
+            let before = replaced();
+            set_version(node, ABI_VERSION - 1)?;
+            node.agent().replace(None)?;
+            ensure!(replaced() > before, "the maps are not replaced");
+            Ok(())
+        })?;
+        all_unharmed(&outcomes)
+    })
+}
+
+#[test]
+fn maps_of_a_newer_version_are_refused() -> Result<()> {
+    scenario("newer", |lab| {
+        let node = lab.node("n1");
+        node.agent().stop()?;
+        set_version(node, ABI_VERSION + 1)?;
+        let refused = node.agent().start().expect_err("a newer version");
+        let told = format!("{refused:#}");
+        ensure!(told.contains("this agent knows none after"), "{told}");
+        set_version(node, ABI_VERSION)?;
+        node.agent().start()
     })
 }
 
@@ -54,6 +84,21 @@ fn killed_under_load_only_tunnels_end() -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn all_unharmed(outcomes: &[(&str, Outcome)]) -> Result<()> {
+    for (name, outcome) in outcomes {
+        ensure!(outcome.is_unharmed(), "{name}: {outcome:?}");
+    }
+    Ok(())
+}
+
+/// Pretends that another agent has made the pinned maps.
+fn set_version(node: &Node, abi_version: u32) -> Result<()> {
+    let pin = node.pins().join(names::MAP_CONFIG);
+    let mut config = Array::<_, Config>::try_from(Map::Array(MapData::from_pin(pin)?))?;
+    let is = config.get(&0, 0)?;
+    Ok(config.set(0, Config { abi_version, ..is }, 0)?)
 }
 
 const TUNNELLED: &str = "tunnelled";

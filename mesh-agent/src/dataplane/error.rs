@@ -24,10 +24,10 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Pinned maps are of another agent's version.
+    /// Pinned maps are of a newer agent's version.
     #[error(
-        "--bpffs {path}: the pinned maps have ABI version {found}, this agent has {wanted}: start the agent that made \
-         them, or delete the directory (which ends the connections it carries)"
+        "--bpffs {path}: the pinned maps have ABI version {found}, this agent knows none after {wanted}: start the agent \
+         that made them or a newer one, or delete the directory (which ends the connections it carries)"
     )]
     AbiVersion {
         /// The directory.

@@ -2,22 +2,23 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData, RingBuf, SockMap};
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use mesh_common::ABI_VERSION;
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, FlowKey, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_EVENTS, MAP_LISTENERS, MAP_NAMESPACES, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES,
-    MAP_WORKLOADS, PROGRAM_FROM_NET, PROGRAM_FROM_POD, PROGRAM_LISTEN, PROGRAM_TO_NET,
-    PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
+    MAP_CONFIG, MAP_EVENTS, MAP_FLOWS, MAP_LISTENERS, MAP_NAMESPACES, MAP_PLAIN_FLOWS,
+    MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS, MAPS, PROGRAM_FROM_NET, PROGRAM_FROM_POD,
+    PROGRAM_LISTEN, PROGRAM_TO_NET, PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
 };
+use mesh_common::{ABI_VERSION, FLOWS_SINCE};
 use tracing::warn;
 
 use super::attach::{self, Mode, Place, pin_path};
@@ -60,6 +61,8 @@ pub struct Dataplane {
     flows: Flows,
     /// Whether pods have changed over to policy that open flows are not judged by yet.
     changed_over: bool,
+    /// Whether the maps are those of an earlier agent.
+    has_world: bool,
 }
 
 impl Dataplane {
@@ -69,7 +72,7 @@ impl Dataplane {
             return Err(Error::NoObject);
         }
         bpffs::prepare(&options.bpffs)?;
-        check_abi(&options.bpffs)?;
+        let has_world = keep_or_take_out(&options.bpffs)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&options.bpffs)
             .load(OBJECT)
@@ -102,9 +105,17 @@ impl Dataplane {
             policy: PolicyTables::open(&mut ebpf)?,
             flows: Flows::open(&mut ebpf)?,
             changed_over: false,
+            has_world,
             ebpf,
             options,
         })
+    }
+
+    /// Whether the programs that an earlier agent has left at pods go on, with its maps, until ours hold the world.
+    ///
+    /// Links of tcx end with their pins, so there may be none.
+    pub fn leaves_earlier(&self) -> bool {
+        !self.has_world && !attach::is_tcx(self.options.mode, Place::Pod)
     }
 
     /// What the programs tell of packets that they refused; once.
@@ -475,11 +486,58 @@ where
         .ok_or(Error::NoProgram(name))
 }
 
-/// Refuses the pinned maps of another ABI before anything is loaded over them.
-fn check_abi(bpffs: &std::path::Path) -> Result<(), Error> {
+/// Whether there are pinned maps with a world in them. Those of an older ABI are taken out first, but for records of flows
+/// that still mean the same.
+///
+/// The programs that are attached keep their maps until they are replaced.
+fn keep_or_take_out(bpffs: &Path) -> Result<bool, Error> {
+    let Some(found) = pinned_abi(bpffs)? else {
+        return Ok(false);
+    };
+    if found == ABI_VERSION {
+        return Ok(true);
+    }
+    if found > ABI_VERSION {
+        return Err(Error::AbiVersion {
+            path: bpffs.to_owned(),
+            found,
+            wanted: ABI_VERSION,
+        });
+    }
+    let keeps_flows = found >= FLOWS_SINCE;
+    warn!(
+        found,
+        wanted = ABI_VERSION,
+        keeps_flows,
+        "the pinned maps are an older agent's: they are replaced"
+    );
+    let of_flows = |map: &str| [MAP_FLOWS, MAP_PLAIN_FLOWS].contains(&map);
+    // The one that tells the version goes last: whoever is interrupted begins again.
+    let others = MAPS.iter().filter(|map| **map != MAP_CONFIG);
+    for map in others.chain([&MAP_CONFIG]) {
+        if keeps_flows && of_flows(map) {
+            continue;
+        }
+        let path = bpffs.join(map);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Bpffs {
+                    path,
+                    what: "removing a pinned map",
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Version of the pinned maps, if there are any.
+fn pinned_abi(bpffs: &Path) -> Result<Option<u32>, Error> {
     let pin = bpffs.join(MAP_CONFIG);
     if !pin.exists() {
-        return Ok(());
+        return Ok(None);
     }
     let error = |source| Error::Map {
         map: MAP_CONFIG,
@@ -489,12 +547,5 @@ fn check_abi(bpffs: &std::path::Path) -> Result<(), Error> {
     let config: Array<_, Config> = Array::try_from(map).map_err(error)?;
     let found = config.get(&0, 0).map_err(error)?.abi_version;
     // Zero: the agent that made the maps died before it wrote its version, so before it attached anything.
-    if found == ABI_VERSION || found == 0 {
-        return Ok(());
-    }
-    Err(Error::AbiVersion {
-        path: bpffs.to_owned(),
-        found,
-        wanted: ABI_VERSION,
-    })
+    Ok((found != 0).then_some(found))
 }
