@@ -26,6 +26,7 @@ use crate::attachments::Store;
 use crate::cluster::kubernetes::Access;
 use crate::cluster::{Health, Source};
 use crate::cni_server::CniServer;
+use crate::confine;
 use crate::dataplane::{self, Dataplane};
 use crate::handover::{self, Ownership};
 use crate::hbone::{Limits, Pool};
@@ -145,6 +146,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
     parts.spawn(source(config.clone(), events, health, stopped.clone()));
+    confine::running()?;
     info!(node = config.node, "agent started");
 
     let ended = until_told(&mut parts).await;

@@ -9,8 +9,8 @@ use mesh_common::cni::{
     Attachment, Envelope, MAX_LINE, PodRef, Reason, Refusal, Request, Response, VERSION,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ pub struct Error {
 
 /// The server of CNI requests.
 pub struct CniServer {
-    listener: UnixListener,
+    listener: unix_socket::Listener,
     /// Where the binary leaves releases that found no agent.
     queue: PathBuf,
     commands: mpsc::Sender<Command>,
@@ -74,7 +74,7 @@ impl CniServer {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let call = Call {
                         queue: self.queue.clone(),
                         commands: self.commands.clone(),

@@ -11,6 +11,7 @@ pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod cni_server;
+pub mod confine;
 pub mod dataplane;
 pub mod handover;
 pub mod hbone;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
 use mesh_agent::args::{Cli, Command};
-use mesh_agent::{agent, ca, causes, check, prepare, uninstall};
+use mesh_agent::{agent, ca, causes, check, confine, prepare, uninstall};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -16,7 +16,10 @@ const THREADS: usize = 2;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(config) => run(agent::run(*config)),
+        Command::Run(config) => match confine::privileges() {
+            Ok(()) => run(agent::run(*config)),
+            Err(error) => failed(&error),
+        },
         Command::Ca(config) => run(ca::run(config)),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
@@ -63,11 +66,13 @@ fn once<E: std::error::Error>(work: impl Future<Output = Result<bool, E>>) -> Ex
     match runtime.block_on(work) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("mesh-agent: {}", causes::causes(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("mesh-agent: {}", causes::causes(error));
+    ExitCode::FAILURE
 }
 
 fn asked(asked: Result<Asked, admin::ClientError>) -> ExitCode {

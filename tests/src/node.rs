@@ -142,7 +142,7 @@ impl Node {
 
     /// The CNI plugin of this node.
     pub fn cni(&self) -> Cni {
-        Cni::new(&self.binaries.join("mesh-cni"), &self.socket())
+        Cni::new(&self.binaries.join("mesh-cni"), &self.cni_socket())
     }
 
     /// Its agent.
@@ -185,7 +185,8 @@ impl Node {
         open().with_context(|| format!("cannot open the map {}", path.display()))
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The socket that the plugin speaks to.
+    pub fn cni_socket(&self) -> PathBuf {
         self.state().join("cni.sock")
     }
 
@@ -270,7 +271,7 @@ impl Agent<'_> {
             .arg("--state")
             .arg(node.state().join("state"))
             .arg("--cni-socket")
-            .arg(node.socket())
+            .arg(node.cni_socket())
             .arg("--admin-socket")
             .arg(node.admin_socket())
             .arg("--bpffs")

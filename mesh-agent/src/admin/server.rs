@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh_common::cni::Envelope;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -75,7 +75,7 @@ impl Sources {
 
 /// The server of questions about the world.
 pub struct AdminServer {
-    listener: UnixListener,
+    listener: unix_socket::Listener,
     sources: Sources,
 }
 
@@ -99,7 +99,7 @@ impl AdminServer {
                 accepted = self.listener.accept(), if calls.len() < MAX_CALLS => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let sources = self.sources.clone();
                     calls.spawn(async move {
                         let served = timeout(PATIENCE, serve(stream, &sources)).await;

@@ -12,6 +12,9 @@ use std::thread::{self, JoinHandle};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::confine;
 
 /// How many tasks run until the kernel is asked who else is ready.
 ///
@@ -53,7 +56,15 @@ impl Workers {
         self.handles.push(runtime.handle().clone());
         let thread = thread::Builder::new()
             .name(format!("carry-{index}"))
-            .spawn(move || runtime.block_on(stop.cancelled()))?;
+            .spawn(move || {
+                if let Err(error) = confine::carrying() {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a thread keeps what it has no use for"
+                    );
+                }
+                runtime.block_on(stop.cancelled());
+            })?;
         self.threads.push(thread);
         Ok(())
     }
