@@ -107,6 +107,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let sources = sources(&snapshots, &commands, how, certificates.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
+    // Before there are threads that give up more: all are to have the same until then.
+    confine::running()?;
     let workers = Workers::start(config.workers.unwrap_or_else(worker_count))?;
     let lanes = lanes(&workers, &certificates, &drained);
 
@@ -146,7 +148,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
     parts.spawn(source(config.clone(), events, health, stopped.clone()));
-    confine::running()?;
     info!(node = config.node, "agent started");
 
     let ended = until_told(&mut parts).await;

@@ -102,7 +102,7 @@ pub fn privileges() -> Result<(), Error> {
 /// Gives up, on all threads, the system calls of which an agent that runs has no use: they fail with `EPERM`.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The kernel's answer; a thread that has given up more already.
 pub fn running() -> Result<(), Error> {
     Ok(apply_filter_all_threads(&without(NEVER)?)?)
 }

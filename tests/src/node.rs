@@ -17,6 +17,7 @@ use crate::cabling::Cabling;
 use crate::capture::Capture;
 use crate::cni::{Answer, Call, Cni};
 use crate::counters::Counters;
+use crate::holdings::devices;
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait::{SOON, eventually};
@@ -183,6 +184,41 @@ impl Node {
         let path = self.pins().join(name);
         let open = || Ok::<_, anyhow::Error>(Map::from_map_data(MapData::from_pin(&path)?)?);
         open().with_context(|| format!("cannot open the map {}", path.display()))
+    }
+
+    /// Loses everything but what is on disk, its pods' namespaces too, as a machine does that loses its power; no agent is
+    /// started.
+    pub fn reboot(&self, pods: &[&Netns]) -> Result<()> {
+        self.agent().kill()?;
+        for pod in pods {
+            Netns::remove(pod.name())?;
+        }
+        for device in devices(&self.netns)? {
+            if device != UPLINK {
+                self.netns.exec("ip", ["link", "delete", &device])?;
+            }
+        }
+        self.netns.exec("nft", ["flush", "ruleset"])?;
+        for family in ["-4", "-6"] {
+            for pref in ["50", "51"] {
+                self.netns
+                    .exec("ip", [family, "rule", "delete", "pref", pref])?;
+            }
+            let table = names::ROUTE_TABLE.to_string();
+            self.netns
+                .exec("ip", [family, "route", "flush", "table", &table])?;
+        }
+        for directory in [self.pins().join("links"), self.pins()] {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+        }
+        Ok([self.cni_socket(), self.admin_socket()]
+            .iter()
+            .try_for_each(fs::remove_file)?)
     }
 
     /// The socket that the plugin speaks to.
