@@ -2,43 +2,36 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::TcpListener;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
-use mesh_common::maps::Slot;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, AdminServer};
 use crate::args::Run;
 use crate::attachments::Store;
+use crate::carrier::{Carrier, Listeners};
 use crate::cluster::kubernetes::Access;
 use crate::cluster::{Health, Source};
 use crate::cni_server::CniServer;
 use crate::confine;
 use crate::dataplane::{self, Dataplane};
 use crate::handover::{self, Ownership};
-use crate::hbone::{Limits, Pool};
 use crate::install::{Installer, untaint};
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
-use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
 use crate::refusals;
 use crate::revocation;
 use crate::status;
-use crate::world::{self, Ending, Listener, World};
+use crate::world::{self, Ending, World};
 
 /// How long open connections have to end when no other agent has taken over: a restart waits for that.
 const ALONE: Duration = Duration::from_secs(5);
@@ -56,9 +49,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let Ending {
         shutdown, retired, ..
     } = &ending;
-    // Connections that were accepted before the order to stop may still need a tunnel.
-    let drained = CancellationToken::new();
-    let connections = TaskTracker::new();
     let mut parts = JoinSet::new();
 
     let domains = TrustDomains::new(&config.trust_domain, []);
@@ -77,7 +67,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     dataplane.attach_node()?;
     let refused = dataplane.events()?;
 
-    let (outbound, inbound, slots) = listeners()?;
+    let (listeners, slots) = Listeners::open()?;
     let options = options(&config);
     let snapshot = Snapshot::new(Settings {
         trust_domain: config.trust_domain.clone(),
@@ -109,36 +99,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
     // Before there are threads that give up more: all are to have the same until then.
     confine::running()?;
-    let workers = Workers::start(config.workers.unwrap_or_else(worker_count))?;
-    let lanes = lanes(&workers, &certificates, &drained);
-
-    // Serving connections outlives the order to stop; everything else ends with it.
-    let allowed = Arc::new(Allowed::new(snapshots.clone()));
-    let out = Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone());
-    let into = Inbound::new(
-        snapshots.clone(),
-        certificates.clone(),
-        workers.handles(),
-        allowed.clone(),
-    );
-    // The listeners are among the connections: what is in their queues is to be served, too.
-    let (first, last) = (0, lanes.len() - 1);
-    for listener in outbound {
-        let serving = out
-            .clone()
-            .run(first, listener, connections.clone(), retired.clone());
-        let serving = part(connections.track_future(serving));
-        parts.spawn_on(serving, &workers.handles()[first]);
-    }
-    for listener in inbound {
-        let serving = into
-            .clone()
-            .run(last, listener, connections.clone(), retired.clone());
-        let serving = part(connections.track_future(serving));
-        parts.spawn_on(serving, &workers.handles()[last]);
-    }
+    let carrier = Carrier::start(config.workers, &snapshots, &certificates)?;
+    carrier.serve(listeners, &mut parts, retired);
+    // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
-    parts.spawn(part(allowed.run(stopped.clone())));
+    parts.spawn(part(carrier.allowed().run(stopped.clone())));
     let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
     parts.spawn(part(refusals));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
@@ -153,68 +118,25 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ended = until_told(&mut parts).await;
     info!("stopping");
     shutdown.cancel();
-    if ended.is_ok()
-        && timeout(config.drain_deadline, retired.cancelled())
-            .await
-            .is_err()
-    {
-        warn!("the next agent does not serve yet");
-    }
-    retired.cancel();
-    let deadline = if handover::is_owned(&config.state) {
-        config.drain_deadline
-    } else {
-        config.drain_deadline.min(ALONE)
-    };
-    drain(deadline, &connections, &drained, &lanes).await;
+    let deadline = retire(&config, ended.is_ok(), retired).await;
+    carrier.drain(deadline).await;
     stopped.cancel();
     parts.shutdown().await;
     ended
 }
 
-/// Gives open connections until a deadline to end.
-async fn drain(
-    deadline: Duration,
-    connections: &TaskTracker,
-    drained: &CancellationToken,
-    lanes: &[Lane],
-) {
-    connections.close();
-    let ended = async {
-        connections.wait().await;
-        drained.cancel();
-        for lane in lanes {
-            lane.pool.closed().await;
-        }
-    };
-    if timeout(deadline, ended).await.is_err() {
-        let open = connections.len();
-        warn!(open, "connections cut at the drain deadline");
+/// Waits until new connections are another agent's, or wait for one; says how long open ones have.
+async fn retire(config: &Run, in_order: bool, retired: &CancellationToken) -> Duration {
+    let retiring = timeout(config.drain_deadline, retired.cancelled());
+    if in_order && retiring.await.is_err() {
+        warn!("the next agent does not serve yet");
     }
-}
-
-/// How many threads carry connections unless told otherwise; more would be more tunnels between the same two pods.
-fn worker_count() -> NonZeroUsize {
-    const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
-    available_parallelism().unwrap_or(MOST).min(MOST)
-}
-
-/// Tunnels of its own for each worker.
-fn lanes(
-    workers: &Workers,
-    certificates: &Arc<Certificates>,
-    drained: &CancellationToken,
-) -> Arc<[Lane]> {
-    let lane = |worker: &Handle| Lane {
-        worker: worker.clone(),
-        pool: Arc::new(Pool::new(
-            certificates.clone(),
-            Arc::new(TransparentDial),
-            Limits::default(),
-            drained.clone(),
-        )),
-    };
-    workers.handles().iter().map(lane).collect()
+    retired.cancel();
+    if handover::is_owned(&config.state) {
+        config.drain_deadline
+    } else {
+        config.drain_deadline.min(ALONE)
+    }
 }
 
 /// Tells the world to `events`, and to `health` how it goes.
@@ -311,35 +233,6 @@ pub async fn until_stopped() -> io::Result<bool> {
 async fn part(run: impl Future<Output = ()>) -> anyhow::Result<()> {
     run.await;
     Ok(())
-}
-
-type Listeners = (Vec<TcpListener>, Vec<TcpListener>, Vec<Listener>);
-
-/// Opens the outbound and inbound listeners of both families, with a descriptor of each for its slot.
-fn listeners() -> anyhow::Result<Listeners> {
-    let mut slots = Vec::new();
-    let mut open = |slot, v6| -> anyhow::Result<Option<TcpListener>> {
-        let listener = match socket::listener(v6) {
-            Ok(listener) => listener,
-            // A kernel without IPv6.
-            Err(error) if v6 && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error).context("opening a transparent listener"),
-        };
-        let socket = std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned()?;
-        slots.push(Listener { slot, v6, socket });
-        Ok(Some(listener))
-    };
-    let mut both = |slot| -> anyhow::Result<Vec<TcpListener>> {
-        Ok([open(slot, false)?, open(slot, true)?]
-            .into_iter()
-            .flatten()
-            .collect())
-    };
-    let outbound = both(Slot::Outbound)?;
-    let inbound = both(Slot::Inbound)?;
-    Ok((outbound, inbound, slots))
 }
 
 /// Keeps the certificates those of the enrolled pods of this node, fetched before their first connection.

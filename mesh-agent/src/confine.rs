@@ -5,6 +5,7 @@ use std::io;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, apply_filter_all_threads,
 };
@@ -69,6 +70,9 @@ const NEVER_CARRYING: &[libc::c_long] = &[
 /// Why something could not be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The dump of a crash.
+    #[error("cannot switch core dumps off")]
+    Core(#[source] io::Error),
     /// The capabilities.
     #[error("cannot give up capabilities")]
     Capabilities(#[from] caps::errors::CapsError),
@@ -83,13 +87,15 @@ pub enum Error {
     Backend(#[from] seccompiler::BackendError),
 }
 
-/// Gives up all capabilities but those in use, and the way to others.
+/// Gives up all capabilities but those in use, the way to others, and core dumps.
 ///
 /// They belong to a thread: to be called before there are others.
 ///
 /// # Errors
 /// The kernel's answer.
 pub fn privileges() -> Result<(), Error> {
+    // Keys are in memory, and are to be nowhere else.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| Error::Core(errno.into()))?;
     prctl::set_no_new_privs().map_err(|errno| Error::NoNewPrivileges(errno.into()))?;
     let has = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = KEPT.into_iter().filter(|it| has.contains(it)).collect();

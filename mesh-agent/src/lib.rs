@@ -6,6 +6,7 @@ pub mod args;
 pub mod attachments;
 pub mod authority;
 pub mod ca;
+pub mod carrier;
 pub mod causes;
 pub mod check;
 pub mod clock;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::shell::{self, cargo, step};
-use crate::{ebpf, tidy};
+use crate::{dependencies, ebpf, tidy};
 
 /// Checks everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -17,5 +17,6 @@ pub(crate) fn run() -> Result<()> {
         "clippy",
         &["--", "-D", "warnings"],
     )?;
-    tidy::run()
+    tidy::run()?;
+    dependencies::check()
 }

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod dependencies;
 mod e2e;
 mod ebpf;
 mod image;
