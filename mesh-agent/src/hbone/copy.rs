@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Stream;
 use super::queue::Queue;
 use super::reads::Reads;
+use super::turn::Turn;
 
 /// Bytes copied so far; readable while the copy runs.
 #[derive(Debug, Default)]
@@ -145,7 +146,9 @@ async fn outgoing(
     progress: &Progress,
 ) -> Result<(), Broken> {
     let mut reads = Reads::default();
+    let mut turn = Turn::default();
     loop {
+        turn.next().await;
         tokio::select! {
             biased;
             reset = poll_fn(|cx| send.poll_reset(cx)) => return reset.map_err(Broken::Tunnel).and_then(ended_by),
@@ -163,6 +166,7 @@ async fn outgoing(
             }
             Err(error) => return Err(Broken::Tcp(error)),
         };
+        turn.carried(bytes.len());
         progress
             .sent
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -217,7 +221,9 @@ async fn incoming(
 ) -> Result<(), Broken> {
     let mut queue = Queue::default();
     let mut ended = false;
+    let mut turn = Turn::default();
     while !ended || !queue.is_empty() {
+        turn.next().await;
         poll_fn(|cx| {
             while !ended {
                 match recv.poll_data(cx) {
@@ -245,6 +251,7 @@ async fn incoming(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(Broken::Tcp(error)),
         };
+        turn.carried(written);
         progress
             .received
             .fetch_add(written as u64, Ordering::Relaxed);

@@ -16,6 +16,7 @@ mod reads;
 mod server;
 mod stream;
 mod tunnel;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -31,3 +32,4 @@ pub use reads::Reads;
 pub use server::{Accept, Upstream, serve};
 pub use stream::Stream;
 pub use tunnel::Limits;
+pub use turn::Turn;

@@ -13,9 +13,10 @@ pub struct Reads {
     size: usize,
 }
 
-/// Buffers grow between these; the greatest makes one DATA frame of 16 TLS records.
+/// Buffers grow between these; the greatest makes one DATA frame of four TLS records, and is one turn
+/// on a thread that others are on, too.
 const MIN: usize = 4 << 10;
-const MAX: usize = 256 << 10;
+const MAX: usize = 64 << 10;
 
 impl Default for Reads {
     fn default() -> Self {

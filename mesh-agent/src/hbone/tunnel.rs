@@ -10,6 +10,8 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
+use super::turn::Turn;
+
 /// The knobs of tunnels. The defaults are the contract's; tests shorten the times.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -88,18 +90,24 @@ impl Limits {
     }
 }
 
-/// Lets the streams of a tunnel run after every [`BURST`] bytes that its connection reads.
+/// Takes turns with others: at what a tunnel's connection reads, and at what it writes.
 ///
-/// h2 reads for as long as there is something to read. Left alone, that fills whole windows before any stream gets to
-/// write, by when the bytes have left the caches; and a burst of small frames ends the tunnel by h2's own limit on them.
+/// h2 reads and writes for as long as it can. Left alone, that fills whole windows before any stream gets to write, by
+/// when the bytes have left the caches; a burst of small frames ends the tunnel by h2's own limit on them; and whoever
+/// else is on the thread waits.
 pub(super) struct Paced<S> {
     inner: S,
-    left: usize,
+    reads: Turn,
+    writes: Turn,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(inner: S) -> Self {
-        Self { inner, left: BURST }
+        Self {
+            inner,
+            reads: Turn::default(),
+            writes: Turn::default(),
+        }
     }
 }
 
@@ -109,29 +117,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.left == 0 {
-            self.left = BURST;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(self.reads.poll_next(cx));
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
         if read.is_pending() {
-            self.left = BURST;
+            self.reads = Turn::default();
         }
         ready!(read)?;
-        self.left = self.left.saturating_sub(buffer.filled().len() - before);
+        self.reads.carried(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -139,7 +143,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        ready!(self.writes.poll_next(cx));
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        match &written {
+            Poll::Ready(Ok(written)) => self.writes.carried(*written),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.writes = Turn::default(),
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,9 +165,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
-
-/// In frames of one byte this is still within h2's limit on small frames: half the connection window over 255.
-const BURST: usize = 256 << 10;
 
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

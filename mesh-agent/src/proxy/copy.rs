@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::socket;
-use crate::hbone::Reads;
+use crate::hbone::{Reads, Turn};
 
 /// What a copy came to.
 pub(super) struct Spliced {
@@ -43,7 +43,9 @@ pub(super) async fn splice(a: TcpStream, b: TcpStream, revoked: &CancellationTok
 /// Copies one way until the end, and counts what is written, whatever becomes of it.
 async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Result<()> {
     let mut reads = Reads::default();
+    let mut turn = Turn::default();
     loop {
+        turn.next().await;
         from.readable().await?;
         let mut rest = match reads.read(from, usize::MAX) {
             Ok(bytes) if bytes.is_empty() => break,
@@ -57,6 +59,7 @@ async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Res
                 Ok(length) => {
                     rest.advance(length);
                     *written += length as u64;
+                    turn.carried(length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
