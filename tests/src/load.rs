@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -81,7 +82,7 @@ pub fn during(
         let outcome = threads.into_iter().map(|of_path| {
             let parts = of_path
                 .into_iter()
-                .map(|thread| thread.join().expect("does not panic"));
+                .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
             parts.fold(Outcome::default(), Outcome::and)
         });
         let outcomes = outcome.collect();

@@ -25,12 +25,13 @@ const PORT: u16 = 8_900;
 /// than half of all.
 const CLIENTS: usize = 4;
 const COUNTS: [usize; 2] = [1_000, 5_000];
-/// Connections whose servers read nothing, and whose clients send as much as goes.
-const STALLED: usize = 1_000;
+/// Connections whose servers read nothing, and whose clients send as much as goes: near the most that agents with the usual
+/// limit on open files carry, 20,000.
+const STALLED: usize = 8_000;
 /// What sockets of these hold at either end, in bytes.
 const SMALL: usize = 64 << 10;
 /// How long nothing more may go until a client gives up.
-const STALL: Duration = Duration::from_millis(50);
+const STALL: Duration = Duration::from_millis(20);
 /// How long after the last byte an agent is idle.
 const REST: Duration = Duration::from_secs(1);
 
@@ -62,8 +63,14 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
     drop(open);
     thread::sleep(REST);
     let before = resident(stage.lab)?;
-    let stalled = (0..STALLED).map(|number| ways[number % CLIENTS].stall());
-    let stalled: Vec<_> = stalled.collect::<Result<_>>()?;
+    let stalled = thread::scope(|scope| {
+        let stall = |way| move || (0..STALLED / CLIENTS).map(|_| Way::stall(way)).collect();
+        let threads: Vec<_> = ways.iter().map(|way| scope.spawn(stall(way))).collect();
+        let all = threads
+            .into_iter()
+            .map(|it| it.join().expect("does not panic"));
+        all.collect::<Result<Vec<Vec<_>>>>()
+    })?;
     thread::sleep(REST);
     row("stalled", "MB", (resident(stage.lab)? - before) / 1e3);
     drop(stalled);
