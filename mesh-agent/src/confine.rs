@@ -5,7 +5,7 @@ use std::io;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, apply_filter_all_threads,
 };
@@ -87,13 +87,15 @@ pub enum Error {
     Backend(#[from] seccompiler::BackendError),
 }
 
-/// Gives up all capabilities but those in use, the way to others, and core dumps.
+/// Takes what memory maps may need, then gives up all capabilities but those in use, the way to others, and core dumps.
 ///
 /// They belong to a thread: to be called before there are others.
 ///
 /// # Errors
 /// The kernel's answer.
 pub fn privileges() -> Result<(), Error> {
+    // Before 5.11 maps count as locked memory. Where this fails, the maps may fit all the same.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     // Keys are in memory, and are to be nowhere else.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| Error::Core(errno.into()))?;
     prctl::set_no_new_privs().map_err(|errno| Error::NoNewPrivileges(errno.into()))?;

@@ -3,7 +3,7 @@
 //! Pure bookkeeping over instants and random fractions it is handed; the store does the fetching.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::model::Identity;
 
@@ -80,6 +80,14 @@ impl Schedule {
         true
     }
 
+    /// Plans the next fetch of what is here `renew_in` from now, unless it is on its way or has failed.
+    pub(super) fn renew(&mut self, identity: &Identity, now: Instant, renew_in: Duration) {
+        let plan = self.plans.get_mut(identity);
+        if let Some(plan) = plan.filter(|it| !it.running && it.failures == 0) {
+            plan.at = now + renew_in;
+        }
+    }
+
     /// Records a failure and plans the next try; `fraction` is random in [0, 1). None if no longer wanted.
     pub(super) fn failed(
         &mut self,
@@ -116,6 +124,31 @@ impl Schedule {
         (!plan.running).then_some(plan.at)
     }
 }
+
+/// Tells when the clock was set: fetches are planned in time that passes, certificates end by the clock.
+pub(super) struct Clock {
+    wall: SystemTime,
+    instant: Instant,
+}
+
+impl Clock {
+    pub(super) fn new(wall: SystemTime, instant: Instant) -> Self {
+        Self { wall, instant }
+    }
+
+    /// Whether it was set since the last look, or the machine slept.
+    pub(super) fn was_set(&mut self, wall: SystemTime, instant: Instant) -> bool {
+        let expected = self.wall + instant.saturating_duration_since(self.instant);
+        let off = wall
+            .duration_since(expected)
+            .unwrap_or_else(|early| early.duration());
+        *self = Self { wall, instant };
+        off > JUMP
+    }
+}
+
+/// What clocks are slewed by between two looks is less.
+const JUMP: Duration = Duration::from_secs(30);
 
 /// How long after now a certificate of `lifetime` and `age` is renewed: between 40 and 50 percent of its life.
 ///
@@ -202,6 +235,42 @@ mod tests {
         schedule.failed(&id("a"), now, 0.0);
         schedule.urge(&id("a"), now);
         assert_eq!(schedule.next(), Some(now + URGENT_GAP));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_and_one_that_is_slewed_is_not() {
+        let (wall, start) = (SystemTime::now(), Instant::now());
+        let minute = Duration::from_mins(1);
+        let mut clock = Clock::new(wall, start);
+        assert!(!clock.was_set(wall + minute, start + minute));
+        let slewed = wall + 2 * minute + Duration::from_secs(1);
+        assert!(!clock.was_set(slewed, start + 2 * minute));
+        assert!(
+            clock.was_set(slewed + 10 * HOUR, start + 3 * minute),
+            "forwards"
+        );
+        assert!(clock.was_set(slewed, start + 4 * minute), "and back");
+        assert!(!clock.was_set(slewed + minute, start + 5 * minute));
+    }
+
+    #[test]
+    fn what_is_here_is_planned_again_and_what_failed_is_not() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        for (name, fails) in [("a", false), ("b", true)] {
+            schedule.want(&id(name), start);
+            schedule.begin(start, 1);
+            if fails {
+                schedule.failed(&id(name), start, 0.5);
+            } else {
+                schedule.issued(&id(name), start, 12 * HOUR);
+            }
+        }
+        let before = schedule.next_of(&id("b"));
+        for name in ["a", "b"] {
+            schedule.renew(&id(name), start, HOUR);
+        }
+        assert_eq!(schedule.next_of(&id("a")), Some(start + HOUR));
+        assert_eq!(schedule.next_of(&id("b")), before);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{Schedule, renew_in};
+use super::schedule::{Clock, Schedule, renew_in};
 use super::{Certificate, Error, Report, Signer, TrustDomains};
 use crate::causes::causes;
 use crate::model::Identity;
@@ -139,6 +139,8 @@ impl Certificates {
     /// Fetches and renews until `shutdown`; a failed renewal keeps the old certificate, is logged, and tried again.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut fetches = JoinSet::new();
+        let mut clock = Clock::new(SystemTime::now(), Instant::now());
+        let mut look = interval(LOOK);
         loop {
             let due = {
                 let room = CONCURRENCY.saturating_sub(fetches.len());
@@ -159,9 +161,32 @@ impl Certificates {
                         tracing::error!(%error, "a certificate fetch panicked");
                     }
                 }
+                _ = look.tick() => {
+                    if clock.was_set(SystemTime::now(), Instant::now()) {
+                        self.plan_again();
+                    }
+                }
                 () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
             }
         }
+    }
+
+    /// Plans the renewal of every certificate by the clock as it is now.
+    fn plan_again(&self) {
+        tracing::warn!("the clock was set: certificates are renewed by what it says now");
+        let mut state = self.state();
+        let State {
+            slots, schedule, ..
+        } = &mut *state;
+        for (identity, slot) in slots {
+            if let Latest::Issued(certificate) = &*slot.borrow() {
+                let (lifetime, age) = certificate.lifetime_and_age(SystemTime::now());
+                let renew_in = renew_in(lifetime, age, random_fraction());
+                schedule.renew(identity, Instant::now(), renew_in);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
     }
 
     async fn fetch(self: Arc<Self>, identity: Identity) {
@@ -253,5 +278,7 @@ fn random_fraction() -> f64 {
 
 /// Requests to the authority at once.
 const CONCURRENCY: usize = 8;
+/// How often to see whether the clock was set.
+const LOOK: Duration = Duration::from_secs(10);
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
