@@ -668,8 +668,13 @@ impl World {
     fn ready(&self) -> Result<(), Refusal> {
         let node = &self.snapshot.settings().node;
         if !self.snapshot.is_synced() {
-            let message = "the agent has not read its source yet".to_owned();
-            return Err(refusal(Reason::TryAgain, message, "wait a moment"));
+            let doubts = doubts(&self.snapshot);
+            let message = format!("the agent has not read its source yet{doubts}");
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "wait a moment, or correct what is left out",
+            ));
         }
         if self.snapshot.node(node).is_none() {
             let message = format!("the source has no Node {node}{}", doubts(&self.snapshot));
