@@ -273,24 +273,21 @@ impl World {
         }
     }
 
-    /// Looks after what no event tells: writes to be made again, uplinks that were replaced.
+    /// Looks after what no event tells: writes to be made again, and the node's network, which is not ours alone.
     async fn look_after(&mut self) {
         if !self.snapshot.is_synced() {
             return;
         }
-        let links = self.network.links().await.unwrap_or_default();
-        let there = |uplink: &Uplink| {
-            links
-                .iter()
-                .any(|link| link.name == uplink.name && link.index == uplink.index)
-        };
-        if !self.uplinks.iter().all(there) {
-            warn!("an uplink was replaced");
-            self.uplinks.clear();
-            self.behind = true;
+        let has_changed = self.network.has_changed();
+        if has_changed {
+            // By others, too: a link that went down took routes with it, and there are managers that remove what is not theirs.
+            let prepared = self.network.prepare(&self.uplinks).await;
+            self.kept_up(prepared.map_err(Error::from));
         }
         if self.behind {
             self.catch_up().await;
+        } else if has_changed {
+            self.follow_nodes().await;
         } else if !self.network.has_masquerade().await {
             warn!("somebody removed our nftables table");
             self.follow_masquerade().await;
@@ -363,10 +360,8 @@ impl World {
         let name = self.snapshot.settings().node.clone();
         if let Some(node) = self.snapshot.node(&name).cloned() {
             self.ipam.set_ranges(&node.pod_cidrs);
-            if self.uplinks.is_empty() {
-                let attached = self.attach_uplinks(&node.addresses).await;
-                self.kept_up(attached);
-            }
+            let attached = self.attach_uplinks(&node.addresses).await;
+            self.kept_up(attached);
         }
         let routes = network::wanted(&self.snapshot, &name);
         let synced = self.network.sync_routes(&routes).await;
@@ -387,10 +382,12 @@ impl World {
     }
 
     async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let uplinks = self
-            .network
-            .uplinks(&self.options.uplinks, addresses)
-            .await?;
+        let found = self.network.uplinks(&self.options.uplinks, addresses).await;
+        if found.as_ref().is_ok_and(|found| *found == self.uplinks) {
+            return Ok(());
+        }
+        self.uplinks.clear();
+        let uplinks = found?;
         self.network.prepare(&uplinks).await?;
         for uplink in &uplinks {
             self.dataplane.attach_uplink(&uplink.name)?;

@@ -19,6 +19,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
+use super::changes::Changes;
 use super::masquerade::Masquerade;
 use super::routes::{NodeRoute, Via};
 use super::sysctl::Settings;
@@ -77,6 +78,7 @@ pub struct Network {
     pub(super) settings: Settings,
     /// What our nftables table says, as far as this agent knows.
     masquerade: Option<Masquerade>,
+    changes: Changes,
     /// The connection's driver; it ends with this value.
     _driver: JoinSet<()>,
 }
@@ -93,8 +95,14 @@ impl Network {
             handle,
             settings: Settings::new(state),
             masquerade: None,
+            changes: Changes::open().map_err(Error::Socket)?,
             _driver: driver,
         })
+    }
+
+    /// Whether the node's links, routes or rules have changed since this was asked last.
+    pub fn has_changed(&self) -> bool {
+        self.changes.take()
     }
 
     /// The uplinks: those named, otherwise every interface that has one of the node's addresses.
