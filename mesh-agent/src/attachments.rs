@@ -5,7 +5,7 @@
 //! this boot, and a record is of no use after it, because network namespaces do not outlive the machine. What a power cut
 //! may leave behind, an empty or cut-off file, is detected, told, and set aside as `*.corrupt`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
@@ -38,6 +38,16 @@ pub struct Record {
     pub sequence: u64,
 }
 
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+struct File {
+    #[serde(flatten)]
+    record: Record,
+    /// Of the record's JSON; earlier agents wrote none.
+    #[serde(default)]
+    crc32: Option<u32>,
+}
+
 /// Why a record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,6 +73,8 @@ pub enum Error {
 pub struct Store {
     directory: PathBuf,
     records: BTreeMap<Attachment, Record>,
+    /// Those whose record was unreadable, and is set aside.
+    lost: BTreeSet<Attachment>,
     last_sequence: u64,
 }
 
@@ -79,6 +91,7 @@ impl Store {
         let mut store = Self {
             directory,
             records: BTreeMap::new(),
+            lost: BTreeSet::new(),
             last_sequence: 0,
         };
         let entries = fs::read_dir(&store.directory).map_err(failed("read", &store.directory))?;
@@ -99,10 +112,14 @@ impl Store {
         let path = self.path(&record.attachment)?;
         record.sequence = self.last_sequence + 1;
         let temporary = self.directory.join(TEMPORARY);
-        let text = serde_json::to_vec(&record).map_err(io::Error::from);
-        let text = text.map_err(failed("encode", &path))?;
-        fs::write(&temporary, text).map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("write", &path))?;
+        let text = text(&record).map_err(failed("encode", &path))?;
+        if let Err(source) =
+            fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path))
+        {
+            // What was written of it would take room that there is none of.
+            let _ = fs::remove_file(&temporary);
+            return Err(failed("write", &path)(source));
+        }
         self.last_sequence = record.sequence;
         let attachment = record.attachment.clone();
         self.records.remove(&attachment);
@@ -114,17 +131,19 @@ impl Store {
     /// # Errors
     /// The record is kept then.
     pub fn remove(&mut self, attachment: &Attachment) -> Result<Option<Record>, Error> {
-        if !self.records.contains_key(attachment) {
-            return Ok(None);
+        if self.lost.contains(attachment) {
+            delete(&corrupt(&self.path(attachment)?))?;
+            self.lost.remove(attachment);
         }
-        let path = self.path(attachment)?;
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(source));
-            }
-            _ => {}
+        if self.records.contains_key(attachment) {
+            delete(&self.path(attachment)?)?;
         }
         Ok(self.records.remove(attachment))
+    }
+
+    /// Attachments whose record was unreadable, and that were not removed since.
+    pub fn lost(&self) -> impl Iterator<Item = &Attachment> {
+        self.lost.iter()
     }
 
     /// The record of an attachment.
@@ -149,11 +168,15 @@ impl Store {
 
     fn load(&mut self, path: &Path) -> Result<(), Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name == TEMPORARY || name.ends_with(CORRUPT) {
+        if let Some(name) = name.strip_suffix(CORRUPT) {
+            self.lost.extend(named(name));
+            return Ok(());
+        }
+        if name == TEMPORARY {
             return Ok(());
         }
         let text = fs::read(path).map_err(failed("read", path))?;
-        let reason = match serde_json::from_slice::<Record>(&text) {
+        let reason = match record(&text) {
             Ok(record) if record.attachment.file_name() == name => {
                 self.last_sequence = self.last_sequence.max(record.sequence);
                 self.records.insert(record.attachment.clone(), record);
@@ -162,14 +185,52 @@ impl Store {
             Ok(_) => "the record is of another attachment".to_owned(),
             Err(error) => error.to_string(),
         };
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(CORRUPT);
+        self.lost.extend(named(&name));
+        let aside = corrupt(path);
         fs::rename(path, &aside).map_err(failed("rename", path))?;
         warn!(
             file = %path.display(), kept_as = ?aside, error = reason,
             "attachment record is unreadable and set aside; delete its pod if it still runs",
         );
         Ok(())
+    }
+}
+
+fn text(record: &Record) -> io::Result<Vec<u8>> {
+    let crc32 = Some(crc32fast::hash(&serde_json::to_vec(record)?));
+    let record = record.clone();
+    Ok(serde_json::to_vec(&File { record, crc32 })?)
+}
+
+fn record(text: &[u8]) -> io::Result<Record> {
+    let File { record, crc32 } = serde_json::from_slice(text)?;
+    let found = crc32fast::hash(&serde_json::to_vec(&record)?);
+    match crc32 {
+        Some(told) if told != found => Err(io::Error::other("its checksum is another")),
+        _ => Ok(record),
+    }
+}
+
+/// Where the record of a path is set aside.
+fn corrupt(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(CORRUPT);
+    aside.into()
+}
+
+/// The attachment that a file is named after, if it is.
+fn named(file: &str) -> Option<Attachment> {
+    let (container, ifname) = file.rsplit_once('@')?;
+    Some(Attachment {
+        container: container.to_owned(),
+        ifname: ifname.to_owned(),
+    })
+}
+
+fn delete(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(failed("remove", path)(source)),
+        _ => Ok(()),
     }
 }
 
@@ -266,9 +327,31 @@ mod tests {
                 Store::open(dir.path()).unwrap().in_order(),
                 store.in_order()
             );
+            assert_eq!(store.lost().collect::<Vec<_>>(), [&cut]);
+            assert_eq!(Store::open(dir.path()).unwrap().lost, store.lost);
+            assert_eq!(store.remove(&cut).unwrap(), None);
+            assert_eq!(store.lost().count(), 0);
+            assert_eq!(names(dir.path()), ["whole@eth0"]);
             store.put(record("cut", "10.0.0.3")).unwrap();
             assert!(Store::open(dir.path()).unwrap().get(&cut).is_some());
         }
+    }
+
+    #[test]
+    fn no_bit_of_a_record_is_another_unseen() {
+        let whole = record("a", "10.0.0.2");
+        let text = text(&whole).unwrap();
+        for bit in 0..8 * text.len() {
+            let mut damaged = text.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                super::record(&damaged).is_ok_and(|it| it == whole)
+                    || super::record(&damaged).is_err()
+            );
+        }
+        // Of an earlier agent.
+        let plain = serde_json::to_vec(&whole).unwrap();
+        assert_eq!(super::record(&plain).unwrap(), whole);
     }
 
     #[test]
@@ -281,6 +364,17 @@ mod tests {
         assert_eq!(reopened.in_order(), store.in_order());
         reopened.put(record("a", "10.0.0.9")).unwrap();
         assert_eq!(names(dir.path()), ["a@eth0"]);
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        // A directory stands where the record is to be.
+        fs::create_dir(dir.path().join("attachments/a@eth0")).unwrap();
+        store.put(record("a", "10.0.0.2")).unwrap_err();
+        assert_eq!(names(dir.path()), ["a@eth0"]);
+        assert!(store.in_order().is_empty());
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub struct World {
     revocations: Revocations,
     store: Store,
     reserved: HashMap<Attachment, Vec<IpAddr>>,
+    /// Attachments without a readable record, and the addresses that their interfaces have.
+    lost: HashMap<Attachment, Vec<IpAddr>>,
     ipam: Ipam,
     options: Options,
     /// Interfaces that lead to other nodes; empty until the Node is known.
@@ -155,6 +157,7 @@ impl World {
             revocations,
             store,
             reserved: HashMap::new(),
+            lost: HashMap::new(),
             ipam: Ipam::new(),
             options,
             uplinks: Vec::new(),
@@ -170,6 +173,11 @@ impl World {
             .into_iter()
             .map(|link| (link.name, link.index))
             .collect();
+        let lost: Vec<_> = world.store.lost().cloned().collect();
+        for attachment in lost {
+            let index = links.get(&attachment.host_ifname()).copied();
+            world.restore_lost(attachment, index).await?;
+        }
         let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
         for record in &records {
             world.restore_one(record, links.get(&record.host_ifname).copied())?;
@@ -179,6 +187,23 @@ impl World {
             .retain_pods(|ifname| links.contains_key(ifname))?;
         world.published.send_replace(world.snapshot.clone());
         Ok((world, receiver))
+    }
+
+    /// Its programs stay as they are, and know no such pod any more; its addresses stay its own.
+    async fn restore_lost(
+        &mut self,
+        attachment: Attachment,
+        index: Option<u32>,
+    ) -> Result<(), Error> {
+        let addresses = match index {
+            Some(index) => self.network.hosts_behind(index).await?,
+            None => Vec::new(),
+        };
+        for address in &addresses {
+            self.ipam.take(*address);
+        }
+        self.lost.insert(attachment, addresses);
+        Ok(())
     }
 
     fn restore_one(&mut self, record: &Record, index: Option<u32>) -> Result<(), Error> {
@@ -529,10 +554,15 @@ impl World {
 
     async fn release(&mut self, attachment: &Attachment) {
         self.cancel(attachment);
-        let Some(record) = self.store.get(attachment).cloned() else {
-            return;
-        };
-        self.forget(&record).await;
+        let mut addresses = Vec::new();
+        if let Some(record) = self.store.get(attachment).cloned() {
+            self.forget(&record).await;
+            addresses.extend(record.addresses);
+        }
+        if let Some(lost) = self.lost.remove(attachment) {
+            self.unwire(&attachment.host_ifname()).await;
+            addresses.extend(lost);
+        }
         if let Err(error) = self.store.remove(attachment) {
             // The address is not given again while the file says that it is taken.
             warn!(
@@ -541,29 +571,38 @@ impl World {
             );
             return;
         }
-        for address in &record.addresses {
-            self.ipam.release(*address);
+        for address in addresses {
+            self.ipam.release(address);
         }
     }
 
     /// Takes an attachment out of the world and of the kernel; its addresses stay taken.
     async fn forget(&mut self, record: &Record) {
-        if let Err(error) = self.network.remove_link(&record.host_ifname).await {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "a pod's interface stays behind"
-            );
-        }
+        self.unwire(&record.host_ifname).await;
         let interface = self.interfaces.remove(&record.attachment);
         self.apply([Event::Detached(record.attachment.clone())].into_iter())
             .await;
-        let removed = interface.map_or(Ok(()), |interface| {
-            self.dataplane.remove_pod(interface.index)
-        });
-        if let Err(error) = removed.and_then(|()| self.dataplane.detach_pod(&record.host_ifname)) {
+        if let Some(interface) = interface
+            && let Err(error) = self.dataplane.remove_pod(interface.index)
+        {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "a pod's kernel state stays behind"
+            );
+        }
+    }
+
+    /// Takes the host's end of a pod's veth away, and with it the pod's; fine when there is none.
+    async fn unwire(&mut self, host_ifname: &str) {
+        let removed = self.network.remove_link(host_ifname).await;
+        let detached = self.dataplane.detach_pod(host_ifname);
+        if let Err(error) = removed
+            .map_err(Error::from)
+            .and(detached.map_err(Error::from))
+        {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a pod's interface stays behind"
             );
         }
     }
@@ -574,7 +613,10 @@ impl World {
             .in_order()
             .into_iter()
             .filter(|record| record.network == network && !keep.contains(&record.attachment))
-            .map(|record| record.attachment.clone())
+            .map(|record| &record.attachment)
+            // Of whatever network: nobody can tell.
+            .chain(self.lost.keys().filter(|it| !keep.contains(it)))
+            .cloned()
             .collect();
         for attachment in garbage {
             info!(
@@ -657,6 +699,7 @@ impl World {
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
             maps: maps.map(map).collect(),
+            lost: self.lost.keys().map(|it| it.container.clone()).collect(),
             is_behind: self.behind,
             failures: self.failures,
         }

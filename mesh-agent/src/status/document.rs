@@ -68,6 +68,9 @@ pub struct Node {
     pub masquerades: bool,
     /// The kernel's tables that can fill up.
     pub maps: Vec<Map>,
+    /// Containers whose attachments have no readable record.
+    #[serde(default)]
+    pub lost: Vec<String>,
     /// Whether the kernel refused something and lags behind the world.
     pub is_behind: bool,
     /// How often it refused something.
@@ -258,6 +261,11 @@ impl Node {
             let remedy = remedy.to_owned();
             problems.push(Problem { what, remedy });
         };
+        for container in &self.lost {
+            let what =
+                format!("the record of container {container} is unreadable, it has no network");
+            problem(what, "delete its pod");
+        }
         if self.is_behind {
             let what = format!(
                 "the kernel is behind the world, having refused {} writes",
