@@ -5,7 +5,7 @@
 //! this boot, and a record is of no use after it, because network namespaces do not outlive the machine. What a power cut
 //! may leave behind, an empty or cut-off file, is detected, told, and set aside as `*.corrupt`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
@@ -73,8 +73,6 @@ pub enum Error {
 pub struct Store {
     directory: PathBuf,
     records: BTreeMap<Attachment, Record>,
-    /// Those whose record was unreadable, and is set aside.
-    lost: BTreeSet<Attachment>,
     last_sequence: u64,
 }
 
@@ -91,7 +89,6 @@ impl Store {
         let mut store = Self {
             directory,
             records: BTreeMap::new(),
-            lost: BTreeSet::new(),
             last_sequence: 0,
         };
         let entries = fs::read_dir(&store.directory).map_err(failed("read", &store.directory))?;
@@ -126,24 +123,16 @@ impl Store {
         Ok(self.records.entry(attachment).or_insert(record))
     }
 
-    /// Forgets an attachment and returns its record; an unknown one is fine.
+    /// Forgets an attachment, also one whose record is set aside, and returns its record; an unknown one is fine.
     ///
     /// # Errors
     /// The record is kept then.
     pub fn remove(&mut self, attachment: &Attachment) -> Result<Option<Record>, Error> {
-        if self.lost.contains(attachment) {
-            delete(&corrupt(&self.path(attachment)?))?;
-            self.lost.remove(attachment);
-        }
-        if self.records.contains_key(attachment) {
-            delete(&self.path(attachment)?)?;
+        if let Ok(path) = self.path(attachment) {
+            delete(&path)?;
+            delete(&corrupt(&path))?;
         }
         Ok(self.records.remove(attachment))
-    }
-
-    /// Attachments whose record was unreadable, and that were not removed since.
-    pub fn lost(&self) -> impl Iterator<Item = &Attachment> {
-        self.lost.iter()
     }
 
     /// The record of an attachment.
@@ -168,11 +157,7 @@ impl Store {
 
     fn load(&mut self, path: &Path) -> Result<(), Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some(name) = name.strip_suffix(CORRUPT) {
-            self.lost.extend(named(name));
-            return Ok(());
-        }
-        if name == TEMPORARY {
+        if name == TEMPORARY || name.ends_with(CORRUPT) {
             return Ok(());
         }
         let text = fs::read(path).map_err(failed("read", path))?;
@@ -185,7 +170,6 @@ impl Store {
             Ok(_) => "the record is of another attachment".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.lost.extend(named(&name));
         let aside = corrupt(path);
         fs::rename(path, &aside).map_err(failed("rename", path))?;
         warn!(
@@ -216,15 +200,6 @@ fn corrupt(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(CORRUPT);
     aside.into()
-}
-
-/// The attachment that a file is named after, if it is.
-fn named(file: &str) -> Option<Attachment> {
-    let (container, ifname) = file.rsplit_once('@')?;
-    Some(Attachment {
-        container: container.to_owned(),
-        ifname: ifname.to_owned(),
-    })
 }
 
 fn delete(path: &Path) -> Result<(), Error> {
@@ -327,10 +302,7 @@ mod tests {
                 Store::open(dir.path()).unwrap().in_order(),
                 store.in_order()
             );
-            assert_eq!(store.lost().collect::<Vec<_>>(), [&cut]);
-            assert_eq!(Store::open(dir.path()).unwrap().lost, store.lost);
             assert_eq!(store.remove(&cut).unwrap(), None);
-            assert_eq!(store.lost().count(), 0);
             assert_eq!(names(dir.path()), ["whole@eth0"]);
             store.put(record("cut", "10.0.0.3")).unwrap();
             assert!(Store::open(dir.path()).unwrap().get(&cut).is_some());

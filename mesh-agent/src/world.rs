@@ -3,7 +3,7 @@
 //! Invariant: a snapshot is published before the maps follow it. The agent may know of an enrolment before the kernel
 //! captures for it, never the other way round: a captured connection is always decided on a world that has its reasons.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -119,8 +119,8 @@ pub struct World {
     revocations: Revocations,
     store: Store,
     reserved: HashMap<Attachment, Vec<IpAddr>>,
-    /// Attachments without a readable record, and the addresses that their interfaces have.
-    lost: HashMap<Attachment, Vec<IpAddr>>,
+    /// Hosts' ends of veths that no record is about, and the addresses of the pods behind them.
+    lost: HashMap<String, Vec<IpAddr>>,
     ipam: Ipam,
     options: Options,
     /// Interfaces that lead to other nodes; empty until the Node is known.
@@ -173,12 +173,13 @@ impl World {
             .into_iter()
             .map(|link| (link.name, link.index))
             .collect();
-        let lost: Vec<_> = world.store.lost().cloned().collect();
-        for attachment in lost {
-            let index = links.get(&attachment.host_ifname()).copied();
-            world.restore_lost(attachment, index).await?;
-        }
         let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
+        let told: HashSet<_> = records.iter().map(|it| &*it.host_ifname).collect();
+        for (name, index) in &links {
+            if is_host_ifname(name) && !told.contains(&**name) {
+                world.restore_lost(name, *index).await?;
+            }
+        }
         for record in &records {
             world.restore_one(record, links.get(&record.host_ifname).copied())?;
         }
@@ -189,20 +190,19 @@ impl World {
         Ok((world, receiver))
     }
 
-    /// Its programs stay as they are, and know no such pod any more; its addresses stay its own.
-    async fn restore_lost(
-        &mut self,
-        attachment: Attachment,
-        index: Option<u32>,
-    ) -> Result<(), Error> {
-        let addresses = match index {
-            Some(index) => self.network.hosts_behind(index).await?,
-            None => Vec::new(),
-        };
+    /// Its programs stay as they are, and know no such pod any more; its addresses stay its own until the runtime tells us
+    /// with DEL or GC.
+    async fn restore_lost(&mut self, host_ifname: &str, index: u32) -> Result<(), Error> {
+        let addresses = self.network.hosts_behind(index).await?;
+        warn!(
+            interface = host_ifname,
+            ?addresses,
+            "a pod's interface has no record, and the pod no network; delete the pod"
+        );
         for address in &addresses {
             self.ipam.take(*address);
         }
-        self.lost.insert(attachment, addresses);
+        self.lost.insert(host_ifname.to_owned(), addresses);
         Ok(())
     }
 
@@ -303,12 +303,8 @@ impl World {
         if !self.snapshot.is_synced() {
             return;
         }
+        // By others, too: a link that went down took routes with it, and there are managers that remove what is not theirs.
         let has_changed = self.network.has_changed();
-        if has_changed {
-            // By others, too: a link that went down took routes with it, and there are managers that remove what is not theirs.
-            let prepared = self.network.prepare(&self.uplinks).await;
-            self.kept_up(prepared.map_err(Error::from));
-        }
         if self.behind {
             self.catch_up().await;
         } else if has_changed {
@@ -388,6 +384,8 @@ impl World {
             let attached = self.attach_uplinks(&node.addresses).await;
             self.kept_up(attached);
         }
+        let prepared = self.network.prepare(&self.uplinks).await;
+        self.kept_up(prepared.map_err(Error::from));
         let routes = network::wanted(&self.snapshot, &name);
         let synced = self.network.sync_routes(&routes).await;
         self.kept_up(synced.map_err(Error::from));
@@ -413,7 +411,6 @@ impl World {
         }
         self.uplinks.clear();
         let uplinks = found?;
-        self.network.prepare(&uplinks).await?;
         for uplink in &uplinks {
             self.dataplane.attach_uplink(&uplink.name)?;
             info!(uplink = uplink.name, mtu = uplink.mtu, "uplink attached");
@@ -559,10 +556,7 @@ impl World {
             self.forget(&record).await;
             addresses.extend(record.addresses);
         }
-        if let Some(lost) = self.lost.remove(attachment) {
-            self.unwire(&attachment.host_ifname()).await;
-            addresses.extend(lost);
-        }
+        addresses.extend(self.abandon(&attachment.host_ifname()).await);
         if let Err(error) = self.store.remove(attachment) {
             // The address is not given again while the file says that it is taken.
             warn!(
@@ -592,6 +586,15 @@ impl World {
         }
     }
 
+    /// Takes an interface without a record away; returns the addresses that are free then.
+    async fn abandon(&mut self, host_ifname: &str) -> Vec<IpAddr> {
+        let Some(addresses) = self.lost.remove(host_ifname) else {
+            return Vec::new();
+        };
+        self.unwire(host_ifname).await;
+        addresses
+    }
+
     /// Takes the host's end of a pod's veth away, and with it the pod's; fine when there is none.
     async fn unwire(&mut self, host_ifname: &str) {
         let removed = self.network.remove_link(host_ifname).await;
@@ -613,10 +616,7 @@ impl World {
             .in_order()
             .into_iter()
             .filter(|record| record.network == network && !keep.contains(&record.attachment))
-            .map(|record| &record.attachment)
-            // Of whatever network: nobody can tell.
-            .chain(self.lost.keys().filter(|it| !keep.contains(it)))
-            .cloned()
+            .map(|record| record.attachment.clone())
             .collect();
         for attachment in garbage {
             info!(
@@ -624,6 +624,14 @@ impl World {
                 "released by garbage collection"
             );
             self.release(&attachment).await;
+        }
+        // Of whatever network: nobody can tell.
+        let kept: HashSet<_> = keep.iter().map(Attachment::host_ifname).collect();
+        let lost: Vec<_> = self.lost.keys().cloned().collect();
+        for host_ifname in lost.iter().filter(|it| !kept.contains(*it)) {
+            for address in self.abandon(host_ifname).await {
+                self.ipam.release(address);
+            }
         }
     }
 
@@ -699,7 +707,7 @@ impl World {
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
             maps: maps.map(map).collect(),
-            lost: self.lost.keys().map(|it| it.container.clone()).collect(),
+            lost: self.lost.keys().cloned().collect(),
             is_behind: self.behind,
             failures: self.failures,
         }
@@ -740,6 +748,13 @@ impl World {
         let mtu = self.options.mtu.or(smallest).unwrap_or(ETHERNET_MTU);
         Wiring { addresses, mtu }
     }
+}
+
+/// Whether an interface is named as [`Attachment::host_ifname`] names them.
+fn is_host_ifname(name: &str) -> bool {
+    let digits = name.strip_prefix("mesh").unwrap_or_default();
+    let is_digit = |it: u8| it.is_ascii_lowercase() || (b'2'..=b'7').contains(&it);
+    digits.len() == 11 && digits.bytes().all(is_digit)
 }
 
 fn interface(record: &Record, index: u32) -> Interface {

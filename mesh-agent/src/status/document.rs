@@ -68,7 +68,7 @@ pub struct Node {
     pub masquerades: bool,
     /// The kernel's tables that can fill up.
     pub maps: Vec<Map>,
-    /// Containers whose attachments have no readable record.
+    /// Pods' interfaces that have no record, and hence no network.
     #[serde(default)]
     pub lost: Vec<String>,
     /// Whether the kernel refused something and lags behind the world.
@@ -261,10 +261,9 @@ impl Node {
             let remedy = remedy.to_owned();
             problems.push(Problem { what, remedy });
         };
-        for container in &self.lost {
-            let what =
-                format!("the record of container {container} is unreadable, it has no network");
-            problem(what, "delete its pod");
+        for interface in &self.lost {
+            let what = format!("interface {interface} has no record, and its pod no network");
+            problem(what, "delete the pod");
         }
         if self.is_behind {
             let what = format!(
