@@ -415,6 +415,7 @@ impl World {
             self.dataplane.attach_uplink(&uplink.name)?;
             info!(uplink = uplink.name, mtu = uplink.mtu, "uplink attached");
         }
+        self.dataplane.detach_strays();
         self.uplinks = uplinks;
         Ok(())
     }
