@@ -65,6 +65,8 @@ pub(crate) enum Kind {
     TornSettings,
     /// All pins are removed while the agent is away.
     PinsLost,
+    /// The same, but the kernel still has what was pinned.
+    PinsHidden,
     /// The disk of an agent's state is full.
     DiskFull,
     /// An agent has no descriptors left.
@@ -133,6 +135,7 @@ impl Fault {
             Kind::TornRecord => state::torn_record(stage, node, draw),
             Kind::TornSettings => state::torn_settings(node, draw),
             Kind::PinsLost => state::pins_lost(node),
+            Kind::PinsHidden => state::pins_hidden(node),
             Kind::DiskFull => state::disk_full(stage, node),
             Kind::Descriptors => state::descriptors(node, self.lasts),
             Kind::CaAway => state::ca_away(stage, node),
@@ -167,7 +170,7 @@ impl Fault {
             | Kind::DiskFull
             | Kind::CaAway => class != Class::Far,
             // With the records of flows.
-            Kind::PinsLost => false,
+            Kind::PinsLost | Kind::PinsHidden => false,
         }
     }
 }

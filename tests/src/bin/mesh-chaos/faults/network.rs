@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use mesh_tests::netns::Netns;
 use mesh_tests::node::{Node, UPLINK};
 use mesh_tests::objects;
 use mesh_tests::world::Family;
@@ -27,7 +26,7 @@ pub(super) fn uplink(node: &Node, lasts: Duration) -> Result<Guests> {
 }
 
 pub(super) fn carrier(stage: &Stage<'_>, node: &Node, lasts: Duration) -> Result<Guests> {
-    let fabric = Netns::open(&format!("mesh-{}-net", stage.lab.name()))?;
+    let fabric = stage.lab.fabric()?;
     fabric.ip(&format!("link set {} down", node.name()))?;
     last(lasts);
     fabric.ip(&format!("link set {} up", node.name()))?;
@@ -37,7 +36,7 @@ pub(super) fn carrier(stage: &Stage<'_>, node: &Node, lasts: Duration) -> Result
 pub(super) fn mtu(stage: &Stage<'_>, lasts: Duration, draw: &mut Draw) -> Result<Guests> {
     let mtu = *draw.one(&[1280, 1400, 9000]);
     let set = |mtu: u32| {
-        let fabric = Netns::open(&format!("mesh-{}-net", stage.lab.name()))?;
+        let fabric = stage.lab.fabric()?;
         stage.lab.nodes().iter().try_for_each(|node| {
             fabric.ip(&format!("link set {} mtu {mtu}", node.name()))?;
             node.netns().ip(&format!("link set {UPLINK} mtu {mtu}"))

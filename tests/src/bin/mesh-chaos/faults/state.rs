@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::netns::Netns;
-use mesh_tests::node::Node;
+use mesh_tests::node::{Node, UPLINK};
+use mesh_tests::programs::one_each;
+use mesh_tests::wait::{SOON, eventually};
 
 use super::pods::{speaks, visitor};
 use super::{Guests, around, guest, last};
@@ -71,6 +73,19 @@ pub(super) fn pins_lost(node: &Node) -> Result<Guests> {
     Ok(Guests::new())
 }
 
+pub(super) fn pins_hidden(node: &Node) -> Result<Guests> {
+    let hidden = node.pins().with_file_name("hidden");
+    around(node, || {
+        fs::rename(node.pins(), &hidden)?;
+        Ok(fs::create_dir(node.pins())?)
+    })?;
+    eventually("one program of each kind at each device", SOON, || {
+        one_each(node, |device| device == UPLINK).map(|_| true)
+    })?;
+    fs::remove_dir_all(&hidden)?;
+    Ok(Guests::new())
+}
+
 pub(super) fn disk_full(stage: &Stage<'_>, node: &Node) -> Result<Guests> {
     let filler = state(node).join("filler");
     let mut file = File::create(&filler)?;
@@ -90,13 +105,13 @@ pub(super) fn disk_full(stage: &Stage<'_>, node: &Node) -> Result<Guests> {
 pub(super) fn descriptors(node: &Node, lasts: Duration) -> Result<Guests> {
     let pid = node.agent().pid().context("no agent")?.to_string();
     let limit = |limit: &str| node.netns().exec("prlimit", ["--pid", &pid, limit]);
-    let held = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
     let before = fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let before = before.lines().find(|it| it.starts_with("Max open files"));
     let before = before
         .and_then(|it| it.split_whitespace().nth(4))
         .context("no limit")?;
-    limit(&format!("--nofile={}:{before}", held + 1))?;
+    // Fewer than it has.
+    limit(&format!("--nofile=10:{before}"))?;
     last(2 * lasts);
     limit(&format!("--nofile={before}:{before}"))?;
     Ok(Guests::new())
