@@ -34,13 +34,13 @@ impl<'lab> Cast<'lab> {
         let plain = lab.pod("plain").on("n1").create()?;
         let plain_far = lab.pod("plain-far").on("n2").create()?;
         let serve = |pod| Server::start(pod, 8080, App::Echo);
-        let _servers = [serve(&far)?, serve(&plain_far)?];
+        let servers = [serve(&far)?, serve(&plain_far)?];
         Ok(Self {
             client,
             far,
             plain,
             plain_far,
-            _servers,
+            _servers: servers,
         })
     }
 

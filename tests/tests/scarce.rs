@@ -40,12 +40,12 @@ impl<'lab> Cast<'lab> {
             shop("far", "n2")?,
         );
         let serve = |pod| Server::start(pod, 8080, App::Echo);
-        let _servers = [serve(&near)?, serve(&far)?];
+        let servers = [serve(&near)?, serve(&far)?];
         Ok(Self {
             client,
             near,
             far,
-            _servers,
+            _servers: servers,
         })
     }
 

@@ -39,7 +39,7 @@ struct Batch {
 struct Info {
     fd: u32,
     length: u32,
-    info: u64,
+    answer: u64,
 }
 
 /// The beginning of `struct bpf_link_info`, of a link to a network namespace.
@@ -126,7 +126,7 @@ pub(super) fn link_netns(link: &OwnedFd) -> io::Result<u64> {
     let mut attribute = Info {
         fd: link.as_raw_fd().cast_unsigned(),
         length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
-        info: address(&raw mut info),
+        answer: address(&raw mut info),
     };
     let size = size_of::<Info>();
     // SAFETY: the attribute is of the size told, and points to as many bytes for the answer as it tells, of any pattern.

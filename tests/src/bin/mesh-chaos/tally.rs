@@ -16,17 +16,17 @@ impl Tally {
 
     /// A table: kind, how often, median and worst in milliseconds.
     pub(crate) fn table(mut self) -> String {
-        let mut table = format!(
-            "{:20} {:>5} {:>8} {:>8}\n",
+        let mut lines = vec![format!(
+            "{:20} {:>5} {:>8} {:>8}",
             "fault", "times", "median", "worst"
-        );
+        )];
         for (kind, recoveries) in &mut self.0 {
             recoveries.sort_unstable();
             let [median, worst] =
                 [recoveries.len() / 2, recoveries.len() - 1].map(|at| recoveries[at].as_millis());
             let (name, times) = (kind.to_string(), recoveries.len());
-            table += &format!("{name:20} {times:>5} {median:>8} {worst:>8}\n");
+            lines.push(format!("{name:20} {times:>5} {median:>8} {worst:>8}"));
         }
-        table
+        lines.join("\n")
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::app::echoes;
+use mesh_tests::cni::Call;
 use mesh_tests::node::Node;
 use mesh_tests::objects;
 use mesh_tests::wait::{SOON, eventually};
@@ -152,9 +153,7 @@ pub(super) fn torn_at_start(
     last(lasts);
     drop(torn);
     let ready = || {
-        let status = node
-            .cni()
-            .call(node.netns(), "STATUS", &Default::default())?;
+        let status = node.cni().call(node.netns(), "STATUS", &Call::default())?;
         Ok(status.exit == 0)
     };
     eventually("the agent serves", SOON, ready)?;

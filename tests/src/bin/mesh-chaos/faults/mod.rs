@@ -25,6 +25,8 @@ use crate::traffic::Class;
 pub(crate) enum Kind {
     /// An agent is told to stop, and started.
     Restart,
+    /// A new agent is started beside one that is told to stop.
+    Upgrade,
     /// An agent is killed, and started.
     Kill,
     /// The agents of both nodes are killed, and started.
@@ -71,7 +73,7 @@ pub(crate) enum Kind {
     DiskFull,
     /// An agent has no descriptors left.
     Descriptors,
-    /// The files of the certificate authority are away.
+    /// A file of the certificate authority is away while an agent starts.
     CaAway,
 }
 
@@ -113,6 +115,7 @@ impl Fault {
         let draw = &mut self.draw.clone();
         match self.kind {
             Kind::Restart => agents::restart(node, self.lasts),
+            Kind::Upgrade => agents::upgrade(node),
             Kind::Kill => agents::kill(&[node], self.lasts),
             Kind::KillBoth => {
                 agents::kill(&stage.lab.nodes().iter().collect::<Vec<_>>(), self.lasts)
@@ -138,7 +141,7 @@ impl Fault {
             Kind::PinsHidden => state::pins_hidden(node),
             Kind::DiskFull => state::disk_full(stage, node),
             Kind::Descriptors => state::descriptors(node, self.lasts),
-            Kind::CaAway => state::ca_away(stage, node),
+            Kind::CaAway => state::ca_away(stage, node, draw),
         }
     }
 
@@ -159,6 +162,7 @@ impl Fault {
             | Kind::Descriptors => true,
             // A tunnel ends with its agent.
             Kind::Restart
+            | Kind::Upgrade
             | Kind::Kill
             | Kind::KillBoth
             | Kind::KillAtStart

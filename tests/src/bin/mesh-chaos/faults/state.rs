@@ -117,11 +117,19 @@ pub(super) fn descriptors(node: &Node, lasts: Duration) -> Result<Guests> {
     Ok(Guests::new())
 }
 
-pub(super) fn ca_away(stage: &Stage<'_>, node: &Node) -> Result<Guests> {
-    let (ca, away) = (stage.lab.ca(), stage.lab.directory().join("ca-away"));
-    fs::rename(&ca, &away)?;
-    node.agent().kill()?;
-    fs::rename(&away, &ca)?;
-    node.agent().start()?;
+pub(super) fn ca_away(stage: &Stage<'_>, node: &Node, draw: &mut Draw) -> Result<Guests> {
+    let file = *draw.one(&["root-cert.pem", "root-key.pem"]);
+    let (file, away) = (
+        stage.lab.ca().join(file),
+        stage.lab.directory().join("away"),
+    );
+    around(node, || {
+        fs::rename(&file, &away)?;
+        let started = node.agent().start();
+        fs::rename(&away, &file)?;
+        let error = started.err().context("it starts without its root")?;
+        ensure!(format!("{error:#}").contains("restore"), "{error:#}");
+        Ok(())
+    })?;
     Ok(Guests::new())
 }
