@@ -8,7 +8,7 @@ mod state;
 
 use std::fmt::{self, Display};
 use std::net::IpAddr;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -83,11 +83,17 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// The node it happens to.
     node: &'static str,
+    /// What happens at the same time, and to which node. Open streams of every class outlive it.
+    also: Option<(Kind, &'static str)>,
     /// How long it lasts.
     lasts: Duration,
     /// For whatever else is to be chosen.
     draw: Draw,
 }
+
+const NODES: [&str; 2] = ["n1", "n2"];
+/// What may come with another fault.
+const COMPANY: [Kind; 3] = [Kind::Uplink, Kind::Carrier, Kind::Flush];
 
 /// Pods beside those of the stage that had addresses at the same time.
 pub(crate) type Guests = Vec<(String, Vec<IpAddr>)>;
@@ -101,16 +107,37 @@ impl Fault {
         } else {
             only
         };
+        let (kind, node) = (*draw.one(kinds), *draw.one(&NODES));
+        let comes = kind.bears_company() && draw.below(3) == 0;
+        let also = comes.then(|| (*draw.one(&COMPANY), *draw.one(&NODES)));
         Self {
-            kind: *draw.one(kinds),
-            node: *draw.one(&["n1", "n2"]),
+            kind,
+            node,
+            also,
             lasts: draw.millis(400),
             draw,
         }
     }
 
-    /// Does it, and heals it.
+    /// Does it, and what comes at the same time, and heals it.
     pub(crate) fn apply(&self, stage: &Stage<'_>) -> Result<Guests> {
+        let Some((kind, node)) = self.also else {
+            return self.apply_one(stage);
+        };
+        let other = Self {
+            kind,
+            node,
+            ..self.clone()
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(move || other.apply_one(stage));
+            let guests = self.apply_one(stage);
+            other.join().expect("it does not panic")?;
+            guests
+        })
+    }
+
+    fn apply_one(&self, stage: &Stage<'_>) -> Result<Guests> {
         let node = stage.lab.node(self.node);
         let draw = &mut self.draw.clone();
         match self.kind {
@@ -182,7 +209,29 @@ impl Fault {
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, node, lasts) = (self.kind, self.node, self.lasts.as_millis());
-        f.pad(&format!("{kind} {node} {lasts} ms"))
+        let also = self.also.map(|(kind, node)| format!(", {kind} {node}"));
+        let also = also.unwrap_or_default();
+        f.pad(&format!("{kind} {node}{also}, {lasts} ms"))
+    }
+}
+
+impl Kind {
+    /// Whether the network may fail meanwhile: the fault itself needs none.
+    fn bears_company(self) -> bool {
+        matches!(
+            self,
+            Self::Restart
+                | Self::Upgrade
+                | Self::Kill
+                | Self::KillBoth
+                | Self::KillAtStart
+                | Self::Freeze
+                | Self::TornFileAtStart
+                | Self::TornSettings
+                | Self::PinsLost
+                | Self::Descriptors
+                | Self::CaAway
+        )
     }
 }
 
