@@ -1,16 +1,22 @@
-//! Whether the node's links, routes or rules have changed, by whomever.
+//! Whether the node's links, addresses, rules or our routes have changed, by whomever.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinSet;
 
+use super::netlink::PROTOCOL;
+
 /// What the kernel tells of. A link that goes down takes routes with it of which it tells nothing.
-const TOLD: [MulticastGroup; 5] = [
+const TOLD: [MulticastGroup; 7] = [
     MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
@@ -38,8 +44,10 @@ impl Changes {
         tasks.spawn(connection);
         tasks.spawn(async move {
             // That some were lost is a message, too.
-            while messages.next().await.is_some() {
-                tell.store(true, Ordering::Relaxed);
+            while let Some((message, _)) = messages.next().await {
+                if !is_foreign_route(&message.payload) {
+                    tell.store(true, Ordering::Relaxed);
+                }
             }
         });
         Ok(Self {
@@ -52,5 +60,16 @@ impl Changes {
     /// Whether anything has changed since this was asked last.
     pub(super) fn take(&self) -> bool {
         self.told.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Whether it is about a route that is none of ours: nodes that speak BGP have many, which come and go.
+fn is_foreign_route(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelRoute, NewRoute};
+    match message {
+        NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => {
+            route.header.protocol != PROTOCOL
+        }
+        _ => false,
     }
 }

@@ -100,7 +100,7 @@ impl Network {
         })
     }
 
-    /// Whether the node's links, routes or rules have changed since this was asked last.
+    /// Whether the node's links, addresses, rules or our routes have changed since this was asked last.
     pub fn has_changed(&self) -> bool {
         self.changes.take()
     }
