@@ -59,10 +59,12 @@ pub(crate) fn of_traffic(told: &[Told], spares: impl Fn(Class) -> bool) -> Vec<S
     broken
 }
 
-/// Frames that show what enrolled pods say to each other, each told as text.
-pub(crate) fn of_the_wire(plaintext: &[String]) -> Vec<String> {
+/// Frames that show what enrolled pods say to each other, each told as text; and whether what plain pods say was heard.
+pub(crate) fn of_the_wire(plaintext: &[String], is_heard: bool) -> Vec<String> {
     let shown = plaintext.iter().take(5);
-    shown.map(|it| format!("in plaintext: {it}")).collect()
+    let shown = shown.map(|it| format!("in plaintext: {it}"));
+    let deaf = (!is_heard).then(|| "the capture hears nothing".to_owned());
+    shown.chain(deaf).collect()
 }
 
 /// Addresses that two pods have.

@@ -19,7 +19,7 @@ use crate::faults::Fault;
 use crate::invariants::{self, Held, Told};
 use crate::stage::{FLAGS, Stage};
 use crate::tally::Tally;
-use crate::traffic::{SECRET, Traffic};
+use crate::traffic::{PLAIN, SECRET, Traffic};
 
 /// Within what all classes of traffic work again, and nodes hold what they held.
 const BOUND: Duration = Duration::from_secs(10);
@@ -120,7 +120,8 @@ fn one(
         })
         .collect();
     let mut found = invariants::of_traffic(&told, |class| fault.spares(class));
-    found.extend(invariants::of_the_wire(&plaintext(wire)));
+    let (plaintext, is_heard) = heard(wire);
+    found.extend(invariants::of_the_wire(&plaintext, is_heard));
     let stay = stage
         .pods()
         .map(|pod| (pod.name().to_owned(), pod.addresses().to_vec()));
@@ -207,11 +208,11 @@ fn held(node: &Node) -> Result<Held> {
     })
 }
 
-/// The packets that show the secret.
-fn plaintext(wire: &[Capture]) -> Vec<String> {
-    let mut shown = BTreeSet::new();
-    for recording in wire.iter().map(Capture::take) {
-        shown.extend(recording.with(SECRET).map(|packet| format!("{packet:?}")));
-    }
-    shown.into_iter().collect()
+/// The packets that show the secret, and whether any shows what is no secret.
+fn heard(wire: &[Capture]) -> (Vec<String>, bool) {
+    let recordings: Vec<_> = wire.iter().map(Capture::take).collect();
+    let shown = recordings.iter().flat_map(|it| it.with(SECRET));
+    let shown: BTreeSet<_> = shown.map(|packet| format!("{packet:?}")).collect();
+    let is_heard = recordings.iter().any(|it| it.contains(PLAIN));
+    (shown.into_iter().collect(), is_heard)
 }

@@ -17,6 +17,9 @@ use crate::stage::{DENIED, OPEN, Stage};
 /// What enrolled pods say to each other, and nobody on the wire may read.
 pub(crate) const SECRET: &[u8] = b"nobody on the wire may read this";
 
+/// What plain pods say, which shows that the wire is read.
+pub(crate) const PLAIN: &[u8] = b"for all to read, whoever listens";
+
 /// How long a SYN waits for its answer; one that was dropped is as good as a new attempt.
 const ANSWER: Duration = Duration::from_millis(250);
 /// How long a new connection may be silent.
@@ -153,7 +156,7 @@ impl Pair<'_> {
     /// Twice more than a packet, of enrolled pods with the secret throughout.
     fn words(&self) -> Vec<u8> {
         let words: &[u8] = match self.class {
-            Class::Plain => b"for all to read, whoever listens.",
+            Class::Plain => PLAIN,
             Class::Near | Class::Far => SECRET,
         };
         words.repeat(100)
