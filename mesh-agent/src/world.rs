@@ -176,7 +176,7 @@ impl World {
         let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
         let told: HashSet<_> = records.iter().map(|it| &*it.host_ifname).collect();
         for (name, index) in &links {
-            if is_host_ifname(name) && !told.contains(&**name) {
+            if Attachment::is_host_ifname(name) && !told.contains(&**name) {
                 world.restore_lost(name, *index).await?;
             }
         }
@@ -265,6 +265,7 @@ impl World {
                     }
                 }
                 Some(command) = commands.recv(), if !self.draining => self.serve(command).await,
+                () = self.network.changed(), if !self.draining => self.follow_network().await,
                 _ = tick.tick(), if !self.draining => self.look_after().await,
             }
         }
@@ -298,17 +299,26 @@ impl World {
         }
     }
 
-    /// Looks after what no event tells: writes to be made again, and the node's network, which is not ours alone.
+    /// Takes up what has changed about the node's network, be it by others: a link that went down took routes with it, and
+    /// there are managers that remove what is not theirs.
+    async fn follow_network(&mut self) {
+        if !self.snapshot.is_synced() {
+            return;
+        }
+        if self.behind {
+            self.catch_up().await;
+        } else {
+            self.follow_nodes().await;
+        }
+    }
+
+    /// Looks after what no event tells: writes to be made again, a table that somebody removed.
     async fn look_after(&mut self) {
         if !self.snapshot.is_synced() {
             return;
         }
-        // By others, too: a link that went down took routes with it, and there are managers that remove what is not theirs.
-        let has_changed = self.network.has_changed();
         if self.behind {
             self.catch_up().await;
-        } else if has_changed {
-            self.follow_nodes().await;
         } else if !self.network.has_masquerade().await {
             warn!("somebody removed our nftables table");
             self.follow_masquerade().await;
@@ -749,13 +759,6 @@ impl World {
         let mtu = self.options.mtu.or(smallest).unwrap_or(ETHERNET_MTU);
         Wiring { addresses, mtu }
     }
-}
-
-/// Whether an interface is named as [`Attachment::host_ifname`] names them.
-fn is_host_ifname(name: &str) -> bool {
-    let digits = name.strip_prefix("mesh").unwrap_or_default();
-    let is_digit = |it: u8| it.is_ascii_lowercase() || (b'2'..=b'7').contains(&it);
-    digits.len() == 11 && digits.bytes().all(is_digit)
 }
 
 fn interface(record: &Record, index: u32) -> Interface {

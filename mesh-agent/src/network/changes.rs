@@ -1,13 +1,15 @@
-//! Whether the node's links, addresses, rules or our routes have changed, by whomever.
+//! When the node's links, addresses, rules or our routes have changed, by whomever.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
+use mesh_common::cni::Attachment;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::netlink::PROTOCOL;
@@ -25,7 +27,7 @@ const TOLD: [MulticastGroup; 7] = [
 
 /// The kernel's notifications.
 pub(super) struct Changes {
-    told: Arc<AtomicBool>,
+    told: Arc<Notify>,
     _handle: Handle,
     /// The connection's driver, and who reads what it gets; they end with this value.
     _tasks: JoinSet<()>,
@@ -38,15 +40,15 @@ impl Changes {
     /// No netlink socket can be had.
     pub(super) fn open() -> io::Result<Self> {
         let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&TOLD)?;
-        let told = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(Notify::new());
         let tell = told.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         tasks.spawn(async move {
             // That some were lost is a message, too.
             while let Some((message, _)) = messages.next().await {
-                if !is_foreign_route(&message.payload) {
-                    tell.store(true, Ordering::Relaxed);
+                if is_of_interest(&message.payload) {
+                    tell.notify_one();
                 }
             }
         });
@@ -57,19 +59,27 @@ impl Changes {
         })
     }
 
-    /// Whether anything has changed since this was asked last.
-    pub(super) fn take(&self) -> bool {
-        self.told.swap(false, Ordering::Relaxed)
+    /// Waits until anything has changed since the last time.
+    pub(super) async fn next(&self) {
+        self.told.notified().await;
     }
 }
 
-/// Whether it is about a route that is none of ours: nodes that speak BGP have many, which come and go.
-fn is_foreign_route(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
-    use RouteNetlinkMessage::{DelRoute, NewRoute};
+/// Not routes of others, of which nodes that speak BGP have many, and not pods' interfaces, which the plugin tells of.
+fn is_of_interest(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelLink, DelRoute, NewLink, NewRoute};
     match message {
         NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => {
-            route.header.protocol != PROTOCOL
+            route.header.protocol == PROTOCOL
         }
-        _ => false,
+        NetlinkPayload::InnerMessage(NewLink(link) | DelLink(link)) => !is_of_a_pod(link),
+        _ => true,
     }
+}
+
+fn is_of_a_pod(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|it| match it {
+        LinkAttribute::IfName(name) => Attachment::is_host_ifname(name),
+        _ => false,
+    })
 }

@@ -100,9 +100,9 @@ impl Network {
         })
     }
 
-    /// Whether the node's links, addresses, rules or our routes have changed since this was asked last.
-    pub fn has_changed(&self) -> bool {
-        self.changes.take()
+    /// Waits until the node's links, addresses, rules or our routes have changed; many changes may be one. Cancel-safe.
+    pub async fn changed(&self) {
+        self.changes.next().await;
     }
 
     /// The uplinks: those named, otherwise every interface that has one of the node's addresses.
