@@ -38,6 +38,16 @@ pub struct Record {
     pub sequence: u64,
 }
 
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+struct File {
+    #[serde(flatten)]
+    record: Record,
+    /// Of the record's JSON; earlier agents wrote none.
+    #[serde(default)]
+    crc32: Option<u32>,
+}
+
 /// Why a record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -99,30 +109,28 @@ impl Store {
         let path = self.path(&record.attachment)?;
         record.sequence = self.last_sequence + 1;
         let temporary = self.directory.join(TEMPORARY);
-        let text = serde_json::to_vec(&record).map_err(io::Error::from);
-        let text = text.map_err(failed("encode", &path))?;
-        fs::write(&temporary, text).map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("write", &path))?;
+        let text = text(&record).map_err(failed("encode", &path))?;
+        if let Err(source) =
+            fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path))
+        {
+            // What was written of it would take room that there is none of.
+            let _ = fs::remove_file(&temporary);
+            return Err(failed("write", &path)(source));
+        }
         self.last_sequence = record.sequence;
         let attachment = record.attachment.clone();
         self.records.remove(&attachment);
         Ok(self.records.entry(attachment).or_insert(record))
     }
 
-    /// Forgets an attachment and returns its record; an unknown one is fine.
+    /// Forgets an attachment, also one whose record is set aside, and returns its record; an unknown one is fine.
     ///
     /// # Errors
     /// The record is kept then.
     pub fn remove(&mut self, attachment: &Attachment) -> Result<Option<Record>, Error> {
-        if !self.records.contains_key(attachment) {
-            return Ok(None);
-        }
-        let path = self.path(attachment)?;
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(source));
-            }
-            _ => {}
+        if let Ok(path) = self.path(attachment) {
+            delete(&path)?;
+            delete(&corrupt(&path))?;
         }
         Ok(self.records.remove(attachment))
     }
@@ -153,7 +161,7 @@ impl Store {
             return Ok(());
         }
         let text = fs::read(path).map_err(failed("read", path))?;
-        let reason = match serde_json::from_slice::<Record>(&text) {
+        let reason = match record(&text) {
             Ok(record) if record.attachment.file_name() == name => {
                 self.last_sequence = self.last_sequence.max(record.sequence);
                 self.records.insert(record.attachment.clone(), record);
@@ -162,14 +170,42 @@ impl Store {
             Ok(_) => "the record is of another attachment".to_owned(),
             Err(error) => error.to_string(),
         };
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(CORRUPT);
+        let aside = corrupt(path);
         fs::rename(path, &aside).map_err(failed("rename", path))?;
         warn!(
             file = %path.display(), kept_as = ?aside, error = reason,
             "attachment record is unreadable and set aside; delete its pod if it still runs",
         );
         Ok(())
+    }
+}
+
+fn text(record: &Record) -> io::Result<Vec<u8>> {
+    let crc32 = Some(crc32fast::hash(&serde_json::to_vec(record)?));
+    let record = record.clone();
+    Ok(serde_json::to_vec(&File { record, crc32 })?)
+}
+
+fn record(text: &[u8]) -> io::Result<Record> {
+    let File { record, crc32 } = serde_json::from_slice(text)?;
+    let found = crc32fast::hash(&serde_json::to_vec(&record)?);
+    match crc32 {
+        Some(told) if told != found => Err(io::Error::other("its checksum is another")),
+        _ => Ok(record),
+    }
+}
+
+/// Where the record of a path is set aside.
+fn corrupt(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(CORRUPT);
+    aside.into()
+}
+
+fn delete(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(failed("remove", path)(source)),
+        _ => Ok(()),
     }
 }
 
@@ -266,9 +302,28 @@ mod tests {
                 Store::open(dir.path()).unwrap().in_order(),
                 store.in_order()
             );
+            assert_eq!(store.remove(&cut).unwrap(), None);
+            assert_eq!(names(dir.path()), ["whole@eth0"]);
             store.put(record("cut", "10.0.0.3")).unwrap();
             assert!(Store::open(dir.path()).unwrap().get(&cut).is_some());
         }
+    }
+
+    #[test]
+    fn no_bit_of_a_record_is_another_unseen() {
+        let whole = record("a", "10.0.0.2");
+        let text = text(&whole).unwrap();
+        for bit in 0..8 * text.len() {
+            let mut damaged = text.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                super::record(&damaged).is_ok_and(|it| it == whole)
+                    || super::record(&damaged).is_err()
+            );
+        }
+        // Of an earlier agent.
+        let plain = serde_json::to_vec(&whole).unwrap();
+        assert_eq!(super::record(&plain).unwrap(), whole);
     }
 
     #[test]
@@ -281,6 +336,17 @@ mod tests {
         assert_eq!(reopened.in_order(), store.in_order());
         reopened.put(record("a", "10.0.0.9")).unwrap();
         assert_eq!(names(dir.path()), ["a@eth0"]);
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        // A directory stands where the record is to be.
+        fs::create_dir(dir.path().join("attachments/a@eth0")).unwrap();
+        store.put(record("a", "10.0.0.2")).unwrap_err();
+        assert_eq!(names(dir.path()), ["a@eth0"]);
+        assert!(store.in_order().is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: a snapshot is published before the maps follow it. The agent may know of an enrolment before the kernel
 //! captures for it, never the other way round: a captured connection is always decided on a world that has its reasons.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -132,6 +132,8 @@ pub struct World {
     revocations: Revocations,
     store: Store,
     reserved: HashMap<Attachment, Vec<IpAddr>>,
+    /// Hosts' ends of veths that no record is about, and the addresses of the pods behind them.
+    lost: HashMap<String, Vec<IpAddr>>,
     ipam: Ipam,
     options: Options,
     /// Interfaces that lead to other nodes; empty until the Node is known.
@@ -171,6 +173,7 @@ impl World {
             revocations,
             store,
             reserved: HashMap::new(),
+            lost: HashMap::new(),
             ipam: Ipam::new(),
             options,
             uplinks: Vec::new(),
@@ -188,6 +191,12 @@ impl World {
             .map(|link| (link.name, link.index))
             .collect();
         let records: Vec<_> = world.store.in_order().into_iter().cloned().collect();
+        let told: HashSet<_> = records.iter().map(|it| &*it.host_ifname).collect();
+        for (name, index) in &links {
+            if Attachment::is_host_ifname(name) && !told.contains(&**name) {
+                world.restore_lost(name, *index).await?;
+            }
+        }
         for record in &records {
             world.restore_one(record, links.get(&record.host_ifname).copied())?;
         }
@@ -196,6 +205,22 @@ impl World {
             .retain_pods(|ifname| links.contains_key(ifname))?;
         world.published.send_replace(world.snapshot.clone());
         Ok((world, receiver))
+    }
+
+    /// Its programs stay as they are, and know no such pod any more; its addresses stay its own until the runtime tells us
+    /// with DEL or GC.
+    async fn restore_lost(&mut self, host_ifname: &str, index: u32) -> Result<(), Error> {
+        let addresses = self.network.hosts_behind(index).await?;
+        warn!(
+            interface = host_ifname,
+            ?addresses,
+            "a pod's interface has no record, and the pod no network; delete the pod"
+        );
+        for address in &addresses {
+            self.ipam.take(*address);
+        }
+        self.lost.insert(host_ifname.to_owned(), addresses);
+        Ok(())
     }
 
     fn restore_one(&mut self, record: &Record, index: Option<u32>) -> Result<(), Error> {
@@ -264,6 +289,7 @@ impl World {
                     }
                 }
                 Some(command) = commands.recv(), if !self.draining => self.serve(command).await,
+                () = self.network.changed(), if !self.draining => self.follow_network().await,
                 _ = tick.tick(), if !self.draining => self.look_after().await,
             }
             if self.listeners.is_empty() {
@@ -316,21 +342,23 @@ impl World {
         }
     }
 
-    /// Looks after what no event tells: writes to be made again, uplinks that were replaced.
-    async fn look_after(&mut self) {
+    /// Takes up what has changed about the node's network, be it by others: a link that went down took routes with it, and
+    /// there are managers that remove what is not theirs.
+    async fn follow_network(&mut self) {
         if !self.snapshot.is_synced() {
             return;
         }
-        let links = self.network.links().await.unwrap_or_default();
-        let there = |uplink: &Uplink| {
-            links
-                .iter()
-                .any(|link| link.name == uplink.name && link.index == uplink.index)
-        };
-        if !self.uplinks.iter().all(there) {
-            warn!("an uplink was replaced");
-            self.uplinks.clear();
-            self.behind = true;
+        if self.behind {
+            self.catch_up().await;
+        } else {
+            self.follow_nodes().await;
+        }
+    }
+
+    /// Looks after what no event tells: writes to be made again, a table that somebody removed.
+    async fn look_after(&mut self) {
+        if !self.snapshot.is_synced() {
+            return;
         }
         if self.behind {
             self.catch_up().await;
@@ -423,11 +451,11 @@ impl World {
         let name = self.snapshot.settings().node.clone();
         if let Some(node) = self.snapshot.node(&name).cloned() {
             self.ipam.set_ranges(&node.pod_cidrs);
-            if self.uplinks.is_empty() {
-                let attached = self.attach_uplinks(&node.addresses).await;
-                self.kept_up(attached);
-            }
+            let attached = self.attach_uplinks(&node.addresses).await;
+            self.kept_up(attached);
         }
+        let prepared = self.network.prepare(&self.uplinks).await;
+        self.kept_up(prepared.map_err(Error::from));
         let routes = network::wanted(&self.snapshot, &name);
         let synced = self.network.sync_routes(&routes).await;
         self.kept_up(synced.map_err(Error::from));
@@ -447,15 +475,17 @@ impl World {
     }
 
     async fn attach_uplinks(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let uplinks = self
-            .network
-            .uplinks(&self.options.uplinks, addresses)
-            .await?;
-        self.network.prepare(&uplinks).await?;
+        let found = self.network.uplinks(&self.options.uplinks, addresses).await;
+        if found.as_ref().is_ok_and(|found| *found == self.uplinks) {
+            return Ok(());
+        }
+        self.uplinks.clear();
+        let uplinks = found?;
         for uplink in &uplinks {
             self.dataplane.attach_uplink(&uplink.name)?;
             info!(uplink = uplink.name, mtu = uplink.mtu, "uplink attached");
         }
+        self.dataplane.detach_strays();
         self.uplinks = uplinks;
         Ok(())
     }
@@ -592,10 +622,12 @@ impl World {
 
     async fn release(&mut self, attachment: &Attachment) {
         self.cancel(attachment);
-        let Some(record) = self.store.get(attachment).cloned() else {
-            return;
-        };
-        self.forget(&record).await;
+        let mut addresses = Vec::new();
+        if let Some(record) = self.store.get(attachment).cloned() {
+            self.forget(&record).await;
+            addresses.extend(record.addresses);
+        }
+        addresses.extend(self.abandon(&attachment.host_ifname()).await);
         if let Err(error) = self.store.remove(attachment) {
             // The address is not given again while the file says that it is taken.
             warn!(
@@ -604,29 +636,47 @@ impl World {
             );
             return;
         }
-        for address in &record.addresses {
-            self.ipam.release(*address);
+        for address in addresses {
+            self.ipam.release(address);
         }
     }
 
     /// Takes an attachment out of the world and of the kernel; its addresses stay taken.
     async fn forget(&mut self, record: &Record) {
-        if let Err(error) = self.network.remove_link(&record.host_ifname).await {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "a pod's interface stays behind"
-            );
-        }
+        self.unwire(&record.host_ifname).await;
         let interface = self.interfaces.remove(&record.attachment);
         self.apply([Event::Detached(record.attachment.clone())].into_iter())
             .await;
-        let removed = interface.map_or(Ok(()), |interface| {
-            self.dataplane.remove_pod(interface.index)
-        });
-        if let Err(error) = removed.and_then(|()| self.dataplane.detach_pod(&record.host_ifname)) {
+        if let Some(interface) = interface
+            && let Err(error) = self.dataplane.remove_pod(interface.index)
+        {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "a pod's kernel state stays behind"
+            );
+        }
+    }
+
+    /// Takes an interface without a record away; returns the addresses that are free then.
+    async fn abandon(&mut self, host_ifname: &str) -> Vec<IpAddr> {
+        let Some(addresses) = self.lost.remove(host_ifname) else {
+            return Vec::new();
+        };
+        self.unwire(host_ifname).await;
+        addresses
+    }
+
+    /// Takes the host's end of a pod's veth away, and with it the pod's; fine when there is none.
+    async fn unwire(&mut self, host_ifname: &str) {
+        let removed = self.network.remove_link(host_ifname).await;
+        let detached = self.dataplane.detach_pod(host_ifname);
+        if let Err(error) = removed
+            .map_err(Error::from)
+            .and(detached.map_err(Error::from))
+        {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a pod's interface stays behind"
             );
         }
     }
@@ -645,6 +695,14 @@ impl World {
                 "released by garbage collection"
             );
             self.release(&attachment).await;
+        }
+        // Of whatever network: nobody can tell.
+        let kept: HashSet<_> = keep.iter().map(Attachment::host_ifname).collect();
+        let lost: Vec<_> = self.lost.keys().cloned().collect();
+        for host_ifname in lost.iter().filter(|it| !kept.contains(*it)) {
+            for address in self.abandon(host_ifname).await {
+                self.ipam.release(address);
+            }
         }
     }
 
@@ -720,6 +778,7 @@ impl World {
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
             maps: maps.map(map).collect(),
+            lost: self.lost.keys().cloned().collect(),
             is_behind: self.behind,
             failures: self.failures,
         }
@@ -728,8 +787,13 @@ impl World {
     fn ready(&self) -> Result<(), Refusal> {
         let node = &self.snapshot.settings().node;
         if !self.snapshot.is_synced() {
-            let message = "the agent has not read its source yet".to_owned();
-            return Err(refusal(Reason::TryAgain, message, "wait a moment"));
+            let doubts = doubts(&self.snapshot);
+            let message = format!("the agent has not read its source yet{doubts}");
+            return Err(refusal(
+                Reason::TryAgain,
+                message,
+                "wait a moment, or correct what is left out",
+            ));
         }
         if self.snapshot.node(node).is_none() {
             let message = format!("the source has no Node {node}{}", doubts(&self.snapshot));

@@ -62,6 +62,13 @@ impl Attachment {
         name
     }
 
+    /// Whether an interface is named as [`Self::host_ifname`] names them.
+    pub fn is_host_ifname(name: &str) -> bool {
+        let digits = name.strip_prefix("mesh").unwrap_or_default();
+        let is_digit = |it: u8| it.is_ascii_lowercase() || (b'2'..=b'7').contains(&it);
+        digits.len() == 11 && digits.bytes().all(is_digit)
+    }
+
     /// A file name that is unique to the attachment and safe in any directory.
     pub fn file_name(&self) -> String {
         format!("{}@{}", self.container, self.ifname)

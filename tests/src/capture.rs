@@ -1,8 +1,8 @@
 //! Recording what passes a device, as tcpdump would.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,15 @@ const LINGER: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    recorder: JoinHandle<Result<Recording>>,
+    recorded: Arc<Mutex<Recording>>,
+    recorder: JoinHandle<Result<()>>,
 }
 
 /// What was recorded, both directions.
 #[derive(Debug, Default)]
 pub struct Recording {
     frames: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Capture {
@@ -45,8 +47,19 @@ impl Capture {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(20))?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
-        let recorder = thread::spawn(move || record(&socket, &told));
-        Ok(Self { stop, recorder })
+        let recorded = Arc::new(Mutex::default());
+        let recording = recorded.clone();
+        let recorder = thread::spawn(move || record(&socket, &told, &recording));
+        Ok(Self {
+            stop,
+            recorded,
+            recorder,
+        })
+    }
+
+    /// What was recorded since the last time.
+    pub fn take(&self) -> Recording {
+        std::mem::take(&mut *lock(&self.recorded))
     }
 
     /// Ends the recording.
@@ -59,7 +72,8 @@ impl Capture {
     pub fn stop(self) -> Result<Recording> {
         thread::sleep(LINGER);
         self.stop.store(true, Ordering::Relaxed);
-        self.recorder.join().expect("the recorder does not panic")
+        self.recorder.join().expect("the recorder does not panic")?;
+        Ok(std::mem::take(&mut *lock(&self.recorded)))
     }
 }
 
@@ -67,6 +81,7 @@ impl Recording {
     /// Adds another recording.
     pub fn extend(&mut self, other: Self) {
         self.frames.extend(other.frames);
+        self.bytes += other.bytes;
     }
 
     /// Number of frames.
@@ -81,9 +96,14 @@ impl Recording {
 
     /// Whether bytes occur in any frame.
     pub fn contains(&self, bytes: &[u8]) -> bool {
-        self.frames
-            .iter()
-            .any(|frame| frame.windows(bytes.len()).any(|window| window == bytes))
+        self.with(bytes).next().is_some()
+    }
+
+    /// The packets in which bytes occur.
+    pub fn with(&self, bytes: &[u8]) -> impl Iterator<Item = Packet> {
+        let has = move |frame: &&Vec<u8>| frame.windows(bytes.len()).any(|window| window == bytes);
+        let frames = self.frames.iter().filter(has);
+        frames.map(|frame| Packet::parse(frame.as_slice()))
     }
 
     /// TCP packets from or to a port.
@@ -132,10 +152,12 @@ fn link_address(device: &str) -> Result<LinkAddr> {
         .with_context(|| format!("there is no device {device}"))
 }
 
-fn record(socket: &OwnedFd, stop: &AtomicBool) -> Result<Recording> {
-    let mut recording = Recording::default();
+fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn record(socket: &OwnedFd, stop: &AtomicBool, recording: &Mutex<Recording>) -> Result<()> {
     let mut buffer = vec![0; 1 << 17];
-    let mut kept = 0;
     let mut deadline = None;
     loop {
         if deadline.is_none() && stop.load(Ordering::Relaxed) {
@@ -144,16 +166,19 @@ fn record(socket: &OwnedFd, stop: &AtomicBool) -> Result<Recording> {
         }
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) => {
-                kept += length;
-                anyhow::ensure!(kept < CAPACITY, "the capture outgrew {CAPACITY} bytes");
+                let mut recording = lock(recording);
+                recording.bytes += length;
+                let fits = recording.bytes < CAPACITY;
+                anyhow::ensure!(fits, "the capture outgrew {CAPACITY} bytes");
                 recording.frames.push(buffer[..length].to_vec());
             }
-            Err(Errno::EAGAIN) if deadline.is_some() => return Ok(recording),
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if deadline.is_some() => return Ok(()),
+            // A device that goes down comes back.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
             Err(error) => return Err(error).context("cannot record"),
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            return Ok(recording);
+            return Ok(());
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::netns::Netns;
 use crate::node::Node;
 
 /// Everything on a node that a pod brings.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holdings {
     /// Devices other than the loopback.
     pub devices: BTreeSet<String>,

@@ -190,9 +190,14 @@ impl Lab {
         ServiceBuilder::new(self, name)
     }
 
+    /// What links the nodes: a bridge with a port named as each of them.
+    pub fn fabric(&self) -> Result<Netns> {
+        Netns::open(&format!("mesh-{}-net", self.name))
+    }
+
     /// A machine that is no node, on the fabric at [`Self::outside_ip`]; it knows the way to all pods.
     pub fn outside(&self) -> Result<Netns> {
-        let fabric = Netns::open(&format!("mesh-{}-net", self.name))?;
+        let fabric = self.fabric()?;
         for family in Family::BOTH {
             let ip = self.outside_ip(family);
             let (prefix, nodad) = if ip.is_ipv4() {

@@ -12,6 +12,7 @@ use mesh_common::addr::Addr;
 use mesh_common::maps::{Service, Workload};
 use mesh_common::names;
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::cabling::Cabling;
 use crate::capture::Capture;
@@ -129,6 +130,23 @@ impl Node {
         command
     }
 
+    /// What `mesh-agent status` answers, and its exit code: 0 without a problem, 1 with some, 2 without an answer.
+    pub fn status(&self) -> Result<(i32, Value)> {
+        let mut command = self.command(&["status", "-o", "json"]);
+        let output = self.netns.output(&mut command)?;
+        let code = output.status.code().context("an exit code")?;
+        let answer = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        Ok((code, answer))
+    }
+
+    /// The problems that `mesh-agent status` tells, one a line.
+    pub fn problems(&self) -> Result<String> {
+        let (_, status) = self.status()?;
+        let problems = status["problems"].as_array().context("no answer")?;
+        let told = problems.iter().filter_map(|it| it["what"].as_str());
+        Ok(told.collect::<Vec<_>>().join("\n"))
+    }
+
     /// A command of `mesh-agent`.
     pub fn program(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.join("mesh-agent"));
@@ -158,8 +176,12 @@ impl Node {
 
     /// The workload that the kernel knows at an address.
     pub fn workload(&self, ip: IpAddr) -> Result<Option<Workload>> {
-        let map: HashMap<_, Addr, Workload> = self.map(names::MAP_WORKLOADS)?.try_into()?;
-        Ok(map.get(&ip.into(), 0).ok())
+        Ok(self.workloads()?.get(&ip.into(), 0).ok())
+    }
+
+    /// The kernel's workloads.
+    pub fn workloads(&self) -> Result<HashMap<MapData, Addr, Workload>> {
+        Ok(self.map(names::MAP_WORKLOADS)?.try_into()?)
     }
 
     /// Whether the kernel knows a service at an address.

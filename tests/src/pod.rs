@@ -57,6 +57,11 @@ impl Pod<'_> {
         &self.added
     }
 
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// Its address.
     ///
     /// # Panics

@@ -82,12 +82,24 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     for netns in Netns::names(&format!("mesh-{name}-")) {
         Netns::remove(&netns)?;
     }
-    Bpffs::unmount(&directory.join("bpf"))?;
+    for mounted in mounted_below(&directory)? {
+        Bpffs::unmount(&mounted)?;
+    }
     if directory.exists() {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
+}
+
+/// Where file systems are mounted in a directory, the last one first.
+fn mounted_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let below = places
+        .map(PathBuf::from)
+        .filter(|it| it.starts_with(directory));
+    Ok(below.collect::<Vec<_>>().into_iter().rev().collect())
 }
 
 /// The directory of `mesh-agent` and `mesh-cni`.

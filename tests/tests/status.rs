@@ -15,7 +15,7 @@ fn of_a_node() -> Result<()> {
         let _plain = lab.pod("plain").on("n1").create()?;
         lab.peer_authentication("shop", "STRICT")?;
         let node = lab.node("n1");
-        let (code, status) = status(node)?;
+        let (code, status) = node.status()?;
         assert_eq!((code, &status["problems"]), (0, &Value::Array(Vec::new())));
         let pods = &status["pods"];
         assert_eq!(
@@ -38,7 +38,7 @@ fn of_a_node() -> Result<()> {
         fs::remove_file(node.pins().join("links/from_net-eth0"))?;
         problem(node, "eth0 is without from_net")?;
         node.agent().stop()?;
-        let (code, _) = self::status(node)?;
+        let (code, _) = node.status()?;
         assert_eq!(code, 2, "nobody answers");
         Ok(())
     })
@@ -54,20 +54,10 @@ fn of_a_node_that_is_not_told() -> Result<()> {
 }
 
 fn problem(node: &Node, what: &str) -> Result<()> {
-    let (code, status) = status(node)?;
+    let (code, status) = node.status()?;
     let problem = status["problems"][0]["what"]
         .as_str()
         .context("a problem")?;
     assert!(code == 1 && problem.contains(what), "{code} {problem}");
     Ok(())
-}
-
-fn status(node: &Node) -> Result<(i32, Value)> {
-    let mut command = node.command(&["status", "-o", "json"]);
-    let output = node.netns().output(&mut command)?;
-    let code = output.status.code().context("an exit code")?;
-    Ok((
-        code,
-        serde_json::from_slice(&output.stdout).unwrap_or_default(),
-    ))
 }

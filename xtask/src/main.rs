@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod check;
 mod demo;
 mod dependencies;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Run the packet tests and some scenarios on other kernels, in virtual machines
     VmTest(vm::Args),
+    /// Do one random fault after another to a lab, and check after each what must hold (needs root)
+    Chaos(chaos::Args),
     /// Run the scenarios on a cluster that has Mesh CNI installed
     E2e(e2e::Args),
     /// Measure what the mesh costs, beside the same pods without it (needs root)
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),

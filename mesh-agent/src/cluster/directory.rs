@@ -80,6 +80,11 @@ impl Directory {
         Ok(events)
     }
 
+    /// Whether every file was understood when it was last read.
+    pub(super) fn is_understood(&self) -> bool {
+        self.left_out.is_empty()
+    }
+
     /// Reads a file again if it looks different; what it says, if that may be something else now.
     fn refresh(&mut self, name: &OsString) -> Option<Vec<Object>> {
         let path = self.path.join(name);

@@ -3,6 +3,9 @@
 //! An edit takes effect within some tens of milliseconds. Every two seconds the directory is looked at again whatever the
 //! kernel told, which finds what no notification tells: files behind symbolic links, a directory that was replaced, a watch
 //! that could not be had. Files are taken as written when they are closed or renamed into place.
+//!
+//! At start there is nothing that a file said last: the world is not told to be whole before every file is understood, so
+//! that an agent does not give up what the one before knew, be it a policy or that a namespace is enrolled.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -42,7 +45,7 @@ pub enum Error {
     Reader(#[source] tokio::task::JoinError),
 }
 
-/// Tells what the files of a directory say, then [`Event::Synced`], then every change, until `shutdown` or until nobody
+/// Tells what the files of a directory say, once all are understood [`Event::Synced`], and every change, until `shutdown` or until nobody
 /// listens.
 ///
 /// # Errors
@@ -66,15 +69,21 @@ async fn tell(path: &Path, events: &mpsc::Sender<Event>) -> Result<(), Error> {
     })?;
     let objects = first.iter().filter(|it| matches!(it, Event::Upsert(_)));
     info!(directory = %path.display(), objects = objects.count(), "source files read");
-    for event in first.into_iter().chain([Event::Synced]) {
-        if events.send(event).await.is_err() {
-            return Ok(());
-        }
-    }
+    let mut news = first;
+    let mut is_whole = false;
     let mut rescan = interval(RESCAN);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_gone = false;
     loop {
+        if !is_whole && directory.is_understood() {
+            is_whole = true;
+            news.push(Event::Synced);
+        }
+        for event in news {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
         tokio::select! {
             () = watch.changed.notified() => sleep(SETTLE).await,
             _ = rescan.tick() => {}
@@ -91,11 +100,7 @@ async fn tell(path: &Path, events: &mpsc::Sender<Event>) -> Result<(), Error> {
             );
         }
         is_gone = changes.is_err();
-        for event in changes.unwrap_or_default() {
-            if events.send(event).await.is_err() {
-                return Ok(());
-            }
-        }
+        news = changes.unwrap_or_default();
     }
 }
 

@@ -426,6 +426,25 @@ async fn edits_are_told() {
 }
 
 #[tokio::test]
+async fn the_world_is_whole_once_every_file_is_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), namespaces(&["a"])).unwrap();
+    fs::write(dir.path().join("b.yaml"), "a: [").unwrap();
+    let mut source = Source::start(dir.path());
+    source
+        .expect(&["+Namespace(\"a\")", "b.yaml left out: true"])
+        .await;
+    fs::write(dir.path().join("c.yaml"), namespaces(&["c"])).unwrap();
+    source.expect(&["+Namespace(\"c\")"]).await;
+    source.quiet().await;
+    fs::write(dir.path().join("b.yaml"), namespaces(&["b"])).unwrap();
+    source
+        .expect(&["+Namespace(\"b\")", "b.yaml left out: false", "synced"])
+        .await;
+    source.stop().await;
+}
+
+#[tokio::test]
 async fn a_directory_may_vanish_and_be_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (dir.path().join("world"), dir.path().join("new"));

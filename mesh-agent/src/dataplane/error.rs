@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use aya::maps::MapError;
 use mesh_common::maps::Slot;
+use nix::libc;
 
 /// A failure of the kernel's side.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,15 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// A map has no room for another entry; what is not in it is refused, never let through.
+    #[error("map {map} is full: have fewer of its entries on this node")]
+    Full {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
     /// The ring buffer of refusals cannot be waited for.
     #[error("reading refusals")]
     Events(#[source] io::Error),
@@ -107,4 +118,23 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+}
+
+impl Error {
+    /// A map that cannot be written. The kernel says `E2BIG` of a full hash map, `ENOSPC` of a trie.
+    pub(super) fn written(map: &'static str, source: MapError) -> Self {
+        let is_full = match &source {
+            MapError::SyscallError(error) => error
+                .io_error
+                .raw_os_error()
+                .is_some_and(|it| [libc::E2BIG, libc::ENOSPC].contains(&it)),
+            _ => false,
+        };
+        let source = Box::new(source);
+        if is_full {
+            Self::Full { map, source }
+        } else {
+            Self::Map { map, source }
+        }
+    }
 }

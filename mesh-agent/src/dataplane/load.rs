@@ -27,7 +27,7 @@ use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
-use super::{Error, Events, attached, bpffs};
+use super::{Error, Events, attached, bpffs, strays};
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
 
@@ -195,6 +195,15 @@ impl Dataplane {
             ifname,
             TcAttachType::Ingress,
         )
+    }
+
+    /// Detaches what an earlier agent left whose pins are lost, once this agent's programs are attached.
+    pub fn detach_strays(&self) {
+        match strays::detach(&self.options.bpffs) {
+            Ok(0) => {}
+            Ok(links) => warn!(links, "detached what an agent left whose pins are lost"),
+            Err(error) => warn!(%error, "cannot look for what an agent left whose pins are lost"),
+        }
     }
 
     /// Attaches `to_pod` and `from_pod` to the host's end of a pod's veth.

@@ -72,10 +72,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
                 }),
             None => Ok(()),
         };
-        written.map_err(|source| Error::Map {
-            map: self.name,
-            source: Box::new(source),
-        })
+        written.map_err(|source| Error::written(self.name, source))
     }
 }
 
@@ -121,7 +118,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
             return Ok(());
         }
         let written = self.map.insert(&Key::new(key.0, key.1), value, 0);
-        written.map_err(|source| self.error(source))?;
+        written.map_err(|source| Error::written(self.name, source))?;
         self.present.insert(key, value);
         Ok(())
     }
@@ -140,17 +137,10 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
                 Ok(()) => {
                     self.present.remove(&key);
                 }
-                Err(source) => first = first.and(Err(self.error(source))),
+                Err(source) => first = first.and(Err(Error::written(self.name, source))),
             }
         }
         first
-    }
-
-    fn error(&self, source: MapError) -> Error {
-        Error::Map {
-            map: self.name,
-            source: Box::new(source),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod policy;
 pub mod probe;
 mod refused;
 pub mod remove;
+mod strays;
 mod sys;
 
 pub use error::Error;

@@ -1,4 +1,4 @@
-//! The one system call that aya does not make.
+//! The calls of bpf(2) that aya does not make.
 
 #![expect(
     unsafe_code,
@@ -6,13 +6,19 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya::Pod;
 use nix::libc;
 
-/// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
+/// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd`.
+const GET_INFO: libc::c_int = 15;
+/// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_LINK_GET_FD_BY_ID`.
+const LINK_BY_ID: libc::c_int = 30;
+/// `BPF_LINK_DETACH`.
+const LINK_DETACH: libc::c_int = 34;
 
 /// Member `batch` of `union bpf_attr`.
 #[repr(C)]
@@ -26,6 +32,26 @@ struct Batch {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+/// Member `info` of `union bpf_attr`.
+#[repr(C)]
+struct Info {
+    fd: u32,
+    length: u32,
+    answer: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, of a link to a network namespace.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    netns_ino: u32,
+    attach_type: u32,
 }
 
 /// What a batch holds.
@@ -80,6 +106,47 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
     };
     let count = room.min(batch.count as usize);
     Ok(Read { count, next })
+}
+
+/// A link by its number. Needs Linux 5.8.
+pub(super) fn link(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the attribute begins with the number, the kernel takes the rest as zero and writes nothing.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, LINK_BY_ID, &raw const id, size_of::<u32>()) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has made the descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Inode of the network namespace that a link is attached to, which is of that kind.
+pub(super) fn link_netns(link: &OwnedFd) -> io::Result<u64> {
+    let mut info = LinkInfo::default();
+    let mut attribute = Info {
+        fd: link.as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        answer: address(&raw mut info),
+    };
+    let size = size_of::<Info>();
+    // SAFETY: the attribute is of the size told, and points to as many bytes for the answer as it tells, of any pattern.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, GET_INFO, &raw mut attribute, size) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.netns_ino.into())
+}
+
+/// Detaches a link from what it is attached to, whoever else holds it. Needs Linux 5.9.
+pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
+    let fd = link.as_raw_fd();
+    // SAFETY: the attribute is the descriptor alone; the kernel writes nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const fd, size_of::<u32>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn address<T>(pointer: *const T) -> u64 {

@@ -1,5 +1,6 @@
 //! EDGE: the node's own network: sysctls, the delivery of captured packets, routes to other nodes' pods, masquerading.
 
+mod changes;
 mod filters;
 mod found;
 mod masquerade;

@@ -19,6 +19,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
+use super::changes::Changes;
 use super::masquerade::Masquerade;
 use super::routes::{NodeRoute, Via};
 use super::sysctl::Settings;
@@ -77,6 +78,7 @@ pub struct Network {
     pub(super) settings: Settings,
     /// What our nftables table says, as far as this agent knows.
     masquerade: Option<Masquerade>,
+    changes: Changes,
     /// The connection's driver; it ends with this value.
     _driver: JoinSet<()>,
 }
@@ -93,8 +95,14 @@ impl Network {
             handle,
             settings: Settings::new(state),
             masquerade: None,
+            changes: Changes::open().map_err(Error::Socket)?,
             _driver: driver,
         })
+    }
+
+    /// Waits until the node's links, addresses, rules or our routes have changed; many changes may be one. Cancel-safe.
+    pub async fn changed(&self) {
+        self.changes.next().await;
     }
 
     /// The uplinks: those named, otherwise every interface that has one of the node's addresses.
@@ -295,6 +303,19 @@ impl Network {
         }
     }
 
+    /// The single addresses that routes of the main table lead to by an interface.
+    pub async fn hosts_behind(&self, index: u32) -> Result<Vec<IpAddr>, Error> {
+        let mut hosts = Vec::new();
+        for family in families() {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            let listed = self.handle.route().get(filter).execute();
+            let routes = collect("listing routes", listed).await?;
+            hosts.extend(routes.iter().filter_map(|route| host_behind(route, index)));
+        }
+        Ok(hosts)
+    }
+
     async fn interfaces_with(&self, addresses: &[IpAddr]) -> Result<BTreeSet<u32>, Error> {
         let messages = collect("listing addresses", self.handle.address().get().execute()).await?;
         let has = |attribute: &AddressAttribute| match attribute {
@@ -360,6 +381,19 @@ fn parse(message: &RouteMessage) -> Option<NodeRoute> {
     };
     let prefix = IpNet::new(prefix?, message.header.destination_prefix_length).ok()?;
     Some(NodeRoute { prefix, via })
+}
+
+/// The one address that a route of the main table leads to by an interface.
+fn host_behind(route: &RouteMessage, index: u32) -> Option<IpAddr> {
+    let leads_there = route.attributes.contains(&RouteAttribute::Oif(index));
+    let destination = route.attributes.iter().find_map(|it| match it {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    })?;
+    let bits = if destination.is_ipv4() { 32 } else { 128 };
+    let is_host = route.header.destination_prefix_length == bits;
+    (leads_there && is_host && route.header.table == RouteHeader::RT_TABLE_MAIN)
+        .then_some(destination)
 }
 
 pub(super) fn ip(address: &rtnetlink::packet_route::route::RouteAddress) -> Option<IpAddr> {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 /// Settings of the calling process's network namespace that agents changed, in a file that outlives them.
 #[derive(Debug)]
@@ -83,11 +84,24 @@ impl Settings {
         fs::rename(&fresh, &self.record)
     }
 
+    /// What is recorded; nothing, if a crash of the machine has left a file that is none, which is set aside.
     fn changed(&self) -> io::Result<BTreeMap<String, Changed>> {
-        match fs::read(&self.record) {
-            Ok(record) => Ok(serde_json::from_slice(&record)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(error) => Err(error),
+        let record = match fs::read(&self.record) {
+            Ok(record) => record,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice(&record) {
+            Ok(changed) => Ok(changed),
+            Err(error) => {
+                let aside = self.record.with_extension("json.corrupt");
+                fs::rename(&self.record, &aside)?;
+                warn!(
+                    file = %self.record.display(), kept_as = %aside.display(), %error,
+                    "the record of changed kernel settings is unreadable and set aside; an uninstall leaves them as they are",
+                );
+                Ok(BTreeMap::new())
+            }
         }
     }
 }

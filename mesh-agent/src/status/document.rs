@@ -68,6 +68,9 @@ pub struct Node {
     pub masquerades: bool,
     /// The kernel's tables that can fill up.
     pub maps: Vec<Map>,
+    /// Pods' interfaces that have no record, and hence no network.
+    #[serde(default)]
+    pub lost: Vec<String>,
     /// Whether the kernel refused something and lags behind the world.
     pub is_behind: bool,
     /// How often it refused something.
@@ -258,6 +261,10 @@ impl Node {
             let remedy = remedy.to_owned();
             problems.push(Problem { what, remedy });
         };
+        for interface in &self.lost {
+            let what = format!("interface {interface} has no record, and its pod no network");
+            problem(what, "delete the pod");
+        }
         if self.is_behind {
             let what = format!(
                 "the kernel is behind the world, having refused {} writes",

@@ -123,9 +123,19 @@ pub(super) fn save(
     as_of: u64,
 ) -> io::Result<u64> {
     let beside = state.join(".kubernetes.json.new");
+    let written = write(&beside, listings, as_of);
+    let saved = written.and_then(|size| fs::rename(&beside, state.join(NAME)).map(|()| size));
+    if saved.is_err() {
+        // What was written of it would take room that there is none of.
+        let _ = fs::remove_file(&beside);
+    }
+    saved
+}
+
+fn write(path: &Path, listings: &BTreeMap<Resource, Listing>, as_of: u64) -> io::Result<u64> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = BufWriter::new(options.open(&beside)?);
+    let mut file = BufWriter::new(options.open(path)?);
     let mut checksum = crc32fast::Hasher::new();
     let (mut objects, mut size) = (0, 0);
     for (resource, listing) in listings {
@@ -148,7 +158,6 @@ pub(super) fn save(
     writeln!(file, "{}", serde_json::to_string(&end)?)?;
     // Without it a machine that loses power may keep the name and lose the contents.
     file.into_inner()?.sync_all()?;
-    fs::rename(&beside, state.join(NAME))?;
     Ok(size)
 }
 
