@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod e2e;
 mod ebpf;
+mod fuzz;
 mod image;
 mod shell;
 mod test;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Let a fuzzer choose the input of everything that reads what others wrote
+    Fuzz(fuzz::Args),
     /// Run the packet tests and some scenarios on other kernels, in virtual machines
     VmTest(vm::Args),
     /// Run the scenarios on a cluster that has Mesh CNI installed
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::VmTest(args) => vm::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Bench(args) => bench::run(&args),

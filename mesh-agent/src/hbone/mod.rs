@@ -28,6 +28,6 @@ pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
 pub use pool::Key;
 pub use reads::Reads;
-pub use server::{Accept, Upstream, serve};
+pub use server::{Accept, Peer, Upstream, serve, serve_peer};
 pub use stream::Stream;
 pub use tunnel::Limits;

@@ -4,14 +4,16 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,7 @@ use super::{
     Baggage, Broken, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage,
     Stream, Transfer,
 };
+use crate::clock;
 use crate::model::Identity;
 use crate::pki::{Certificate, peer_identity};
 
@@ -69,26 +72,29 @@ pub async fn serve<A: Accept>(
     limits: &Limits,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let ends = Ends {
-        local: canonical(tcp.local_addr().map_err(ServeError::Socket)?),
-        remote: canonical(tcp.peer_addr().map_err(ServeError::Socket)?),
-    };
+    let (local, remote) = (tcp.local_addr(), tcp.peer_addr());
     tcp.set_nodelay(true).map_err(ServeError::Socket)?;
-    let (peer, connection) = Box::pin(handshake(tcp, certificate, limits)).await?;
-    Tunnel {
-        ends,
-        peer,
-        handler,
-        streams: JoinSet::new(),
-    }
-    .run(connection, limits, shutdown)
-    .await
+    let deadline = clock::now() + limits.handshake;
+    let (identity, tls) = timeout_at(deadline.into(), Box::pin(handshake(tcp, certificate)))
+        .await
+        .unwrap_or(Err(ServeError::Timeout(Stage::Tls)))?;
+    let peer = Peer {
+        identity,
+        local: canonical(local.map_err(ServeError::Socket)?),
+        remote: canonical(remote.map_err(ServeError::Socket)?),
+    };
+    serve_peer(tls, peer, handler, limits, deadline, shutdown).await
 }
 
-#[derive(Clone, Copy)]
-struct Ends {
-    local: SocketAddr,
-    remote: SocketAddr,
+/// Who is at the other end of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Proved by its certificate.
+    pub identity: Identity,
+    /// [`ConnectRequest::local`].
+    pub local: SocketAddr,
+    /// [`ConnectRequest::remote`].
+    pub remote: SocketAddr,
 }
 
 /// IPv4 as such, also on a socket that takes both families.
@@ -96,41 +102,51 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
-
-/// TLS and HTTP/2, with one deadline for both.
 async fn handshake(
     tcp: TcpStream,
     certificate: &Certificate,
-    limits: &Limits,
-) -> Result<(Identity, Http2), ServeError> {
-    let mut stage = Stage::Tls;
-    let steps = async {
-        let tls = TlsAcceptor::from(certificate.server_config())
-            .accept(tcp)
-            .await
-            .map_err(ServeError::Tls)?;
-        let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
-        stage = Stage::Http2;
-        let connection = limits.server().handshake(Paced::new(tls)).await;
-        Ok((peer, connection.map_err(ServeError::Http2)?))
-    };
-    timeout(limits.handshake, steps)
+) -> Result<(Identity, TlsStream<TcpStream>), ServeError> {
+    let tls = TlsAcceptor::from(certificate.server_config())
+        .accept(tcp)
         .await
-        .unwrap_or(Err(ServeError::Timeout(stage)))
+        .map_err(ServeError::Tls)?;
+    let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
+    Ok((peer, tls))
+}
+
+/// [`serve`] from behind the TLS handshake on: a peer that is known already, and whose preface has to come until
+/// `deadline`.
+pub async fn serve_peer<A: Accept>(
+    transport: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    handler: Arc<A>,
+    limits: &Limits,
+    deadline: Instant,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let preface = limits.server().handshake(Paced::new(transport));
+    let connection = timeout_at(deadline.into(), preface)
+        .await
+        .map_err(|_| ServeError::Timeout(Stage::Http2))?
+        .map_err(ServeError::Http2)?;
+    let tunnel = Tunnel {
+        peer,
+        handler,
+        streams: JoinSet::new(),
+    };
+    tunnel.run(connection, limits, shutdown).await
 }
 
 struct Tunnel<A> {
-    ends: Ends,
-    peer: Identity,
+    peer: Peer,
     handler: Arc<A>,
     streams: JoinSet<()>,
 }
 
 impl<A: Accept> Tunnel<A> {
-    async fn run(
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         mut self,
-        mut connection: Http2,
+        mut connection: Connection<Paced<S>, Bytes>,
         limits: &Limits,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -175,9 +191,9 @@ impl<A: Accept> Tunnel<A> {
                 let body = request.into_body();
                 let request = ConnectRequest {
                     head,
-                    peer: self.peer.clone(),
-                    local: self.ends.local,
-                    remote: self.ends.remote,
+                    peer: self.peer.identity.clone(),
+                    local: self.peer.local,
+                    remote: self.peer.remote,
                 };
                 let handler = self.handler.clone();
                 // Boxed, as an open stream must not go on paying for what opening it took.
@@ -185,7 +201,7 @@ impl<A: Accept> Tunnel<A> {
                 self.streams.spawn(stream(opening));
             }
             Err(refusal) => {
-                tracing::debug!(peer = %self.peer, remote = %self.ends.remote, %refusal, "request refused");
+                tracing::debug!(peer = %self.peer.identity, remote = %self.peer.remote, %refusal, "request refused");
                 refuse(&mut respond, &refusal);
             }
         }
