@@ -4,6 +4,7 @@
 //! the I/O, `copy` joins a stream to the application's TCP connection. Invariant: bytes that were cut off never look
 //! like a clean end to either application; whatever is not `END_STREAM` or FIN on one side is a reset on the other.
 
+mod chatter;
 mod client;
 mod connect;
 mod copy;
@@ -28,6 +29,6 @@ pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
 pub use pool::Key;
 pub use reads::Reads;
-pub use server::{Accept, Peer, Upstream, serve, serve_peer};
+pub use server::{Accept, Peer, Upstream, authenticate, serve};
 pub use stream::Stream;
 pub use tunnel::Limits;

@@ -1,6 +1,7 @@
 //! The server's end: one tunnel from a peer, and the streams in it.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use super::{
     Baggage, Broken, ConnectHead, ConnectRequest, Limits, Progress, Refusal, ServeError, Stage,
     Stream, Transfer,
 };
-use crate::clock;
 use crate::model::Identity;
 use crate::pki::{Certificate, peer_identity};
 
@@ -61,31 +61,6 @@ pub struct Upstream<C> {
     pub connection: C,
 }
 
-/// Serves one tunnel until it has closed: the peer did so, it broke, or `shutdown` was cancelled and its last stream
-/// has ended.
-///
-/// Dropping the future resets what is still open.
-pub async fn serve<A: Accept>(
-    tcp: TcpStream,
-    certificate: &Certificate,
-    handler: Arc<A>,
-    limits: &Limits,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let (local, remote) = (tcp.local_addr(), tcp.peer_addr());
-    tcp.set_nodelay(true).map_err(ServeError::Socket)?;
-    let deadline = clock::now() + limits.handshake;
-    let (identity, tls) = timeout_at(deadline.into(), Box::pin(handshake(tcp, certificate)))
-        .await
-        .unwrap_or(Err(ServeError::Timeout(Stage::Tls)))?;
-    let peer = Peer {
-        identity,
-        local: canonical(local.map_err(ServeError::Socket)?),
-        remote: canonical(remote.map_err(ServeError::Socket)?),
-    };
-    serve_peer(tls, peer, handler, limits, deadline, shutdown).await
-}
-
 /// Who is at the other end of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -97,26 +72,41 @@ pub struct Peer {
     pub remote: SocketAddr,
 }
 
+/// Finds out who has connected: TLS, with an identity on both sides, which has to stand by `deadline`.
+///
+/// Whoever has connected may be anybody until this has returned `Ok`.
+pub async fn authenticate(
+    tcp: TcpStream,
+    certificate: &Certificate,
+    deadline: Instant,
+) -> Result<(Peer, TlsStream<TcpStream>), ServeError> {
+    let local = canonical(tcp.local_addr().map_err(ServeError::Socket)?);
+    let remote = canonical(tcp.peer_addr().map_err(ServeError::Socket)?);
+    tcp.set_nodelay(true).map_err(ServeError::Socket)?;
+    let accepting = Box::pin(TlsAcceptor::from(certificate.server_config()).accept(tcp));
+    let tls = timeout_at(deadline.into(), accepting)
+        .await
+        .map_err(|_| ServeError::Timeout(Stage::Tls))?
+        .map_err(ServeError::Tls)?;
+    let identity = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
+    let peer = Peer {
+        identity,
+        local,
+        remote,
+    };
+    Ok((peer, tls))
+}
+
 /// IPv4 as such, also on a socket that takes both families.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-async fn handshake(
-    tcp: TcpStream,
-    certificate: &Certificate,
-) -> Result<(Identity, TlsStream<TcpStream>), ServeError> {
-    let tls = TlsAcceptor::from(certificate.server_config())
-        .accept(tcp)
-        .await
-        .map_err(ServeError::Tls)?;
-    let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
-    Ok((peer, tls))
-}
-
-/// [`serve`] from behind the TLS handshake on: a peer that is known already, and whose preface has to come until
-/// `deadline`.
-pub async fn serve_peer<A: Accept>(
+/// Serves one tunnel of a peer that was [authenticated](authenticate), whose HTTP/2 has to begin by `deadline`, until it
+/// has closed: the peer did so, it broke, or `shutdown` was cancelled and its last stream has ended.
+///
+/// Dropping the future resets what is still open.
+pub async fn serve<A: Accept>(
     transport: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
     handler: Arc<A>,
@@ -124,7 +114,7 @@ pub async fn serve_peer<A: Accept>(
     deadline: Instant,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let preface = limits.server().handshake(Paced::new(transport));
+    let preface = limits.server().handshake(Paced::client(transport));
     let connection = timeout_at(deadline.into(), preface)
         .await
         .map_err(|_| ServeError::Timeout(Stage::Http2))?
@@ -158,7 +148,7 @@ impl<A: Accept> Tunnel<A> {
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
                     // Without streams, a peer that just leaves does no harm.
-                    Some(Err(error)) if error.is_io() && self.is_idle() => break Ok(()),
+                    Some(Err(error)) if is_leave(&error) && self.is_idle() => break Ok(()),
                     Some(Err(error)) => break Err(ServeError::Http2(error)),
                     None => break Ok(()),
                 },
@@ -206,6 +196,12 @@ impl<A: Accept> Tunnel<A> {
             }
         }
     }
+}
+
+/// Whether the connection broke, other than by what came on it.
+fn is_leave(error: &h2::Error) -> bool {
+    let io = error.get_io();
+    io.is_some_and(|it| it.kind() != io::ErrorKind::InvalidData)
 }
 
 /// One stream, from its request to the end of its bytes.

@@ -10,6 +10,9 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
+use super::chatter::Chatter;
+use crate::clock;
+
 /// The knobs of tunnels. The defaults are the contract's; tests shorten the times.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -92,14 +95,31 @@ impl Limits {
 ///
 /// h2 reads for as long as there is something to read. Left alone, that fills whole windows before any stream gets to
 /// write, by when the bytes have left the caches; and a burst of small frames ends the tunnel by h2's own limit on them.
+///
+/// And ends a tunnel whose peer wants [too many answers](Chatter).
 pub(super) struct Paced<S> {
     inner: S,
     left: usize,
+    chatter: Chatter,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, left: BURST }
+    /// What a server says, from its first frame on.
+    pub(super) fn server(inner: S) -> Self {
+        Self::new(inner, 0)
+    }
+
+    /// What a client says, which begins with the preface of RFC 9113, 3.4.
+    pub(super) fn client(inner: S) -> Self {
+        Self::new(inner, 24)
+    }
+
+    fn new(inner: S, preface: usize) -> Self {
+        Self {
+            inner,
+            left: BURST,
+            chatter: Chatter::behind(preface),
+        }
     }
 }
 
@@ -120,8 +140,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             self.left = BURST;
         }
         ready!(read)?;
-        self.left = self.left.saturating_sub(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
+        let bytes = &buffer.filled()[before..];
+        self.left = self.left.saturating_sub(bytes.len());
+        let heard = self.chatter.hear(bytes, clock::now());
+        Poll::Ready(heard.map_err(|it| io::Error::new(io::ErrorKind::InvalidData, it)))
     }
 }
 

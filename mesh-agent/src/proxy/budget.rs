@@ -11,8 +11,13 @@ const PER_SOURCE: usize = 10_000;
 /// Connections that are carried in one direction, in shares of the descriptors a process may have. Each has two: both
 /// directions together leave an eighth to tunnels, maps and whatever else the agent has open.
 const SHARE: (usize, usize) = (7, 32);
-/// The least time between two warnings.
-const WARNING_PAUSE: Duration = Duration::from_secs(10);
+/// Connections of one source address at once of which it is not known yet who has opened them. A node's agent that starts
+/// opens as many tunnels in the name of a pod as that has open connections, divided by those that share one.
+const STRANGERS_PER_SOURCE: usize = 1000;
+/// The same of all sources, in shares of the descriptors: they are anybody's, so they never cost a place of the others.
+const STRANGERS: (usize, usize) = (1, 32);
+/// At most so many warnings are given in a time: whoever causes them does not get to fill the disk.
+const WARNINGS: (u32, Duration) = (10, Duration::from_secs(10));
 
 /// Places for the connections of one direction.
 pub(super) struct Budget {
@@ -25,7 +30,15 @@ pub(super) struct Budget {
 struct Open {
     in_all: usize,
     by_source: HashMap<IpAddr, usize>,
-    warned: Option<Instant>,
+    warnings: Warnings,
+}
+
+/// Warnings of the last while.
+#[derive(Default)]
+struct Warnings {
+    since: Option<Instant>,
+    given: u32,
+    withheld: u64,
 }
 
 /// The place of a connection, given back when dropped.
@@ -58,11 +71,20 @@ impl Budget {
     ///
     /// Where they are few, no source gets more than half of the places.
     pub(super) fn for_descriptors(limit: u64) -> Arc<Self> {
+        Self::new(limit, SHARE, PER_SOURCE)
+    }
+
+    /// The same for connections of which it is not known yet who has opened them.
+    pub(super) fn for_strangers(limit: u64) -> Arc<Self> {
+        Self::new(limit, STRANGERS, STRANGERS_PER_SOURCE)
+    }
+
+    fn new(limit: u64, share: (usize, usize), per_source: usize) -> Arc<Self> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let in_all = limit / SHARE.1 * SHARE.0;
+        let in_all = limit / share.1 * share.0;
         Arc::new(Self {
             in_all,
-            per_source: PER_SOURCE.min(in_all / 2),
+            per_source: per_source.min(in_all / 2),
             open: Mutex::default(),
         })
     }
@@ -88,14 +110,19 @@ impl Budget {
         })
     }
 
-    /// Whether a warning is due at an instant, which it then counts as given.
-    pub(super) fn may_warn(&self, now: Instant) -> bool {
-        let mut open = self.open();
-        let due = open.warned.is_none_or(|it| now >= it + WARNING_PAUSE);
-        if due {
-            open.warned = Some(now);
+    /// Whether a warning may be given at an instant, which it then counts as; how many were not since the last one.
+    pub(super) fn may_warn(&self, now: Instant) -> Option<u64> {
+        let (most, within) = WARNINGS;
+        let warnings = &mut self.open().warnings;
+        if warnings.since.is_none_or(|it| now >= it + within) {
+            (warnings.since, warnings.given) = (Some(now), 0);
         }
-        due
+        if warnings.given == most {
+            warnings.withheld += 1;
+            return None;
+        }
+        warnings.given += 1;
+        Some(std::mem::take(&mut warnings.withheld))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -158,10 +185,28 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_rare() {
+    fn strangers_have_places_of_their_own() {
+        let budget = Budget::for_strangers(128);
+        let places: Vec<_> = (0..2).map(|_| budget.claim(source(1)).unwrap()).collect();
+        assert!(budget.claim(source(1)).is_err());
+        assert!(budget.claim(source(2)).is_ok());
+        drop(places);
+        assert_eq!(
+            Budget::for_strangers(u64::MAX).per_source,
+            STRANGERS_PER_SOURCE
+        );
+    }
+
+    #[test]
+    fn warnings_are_few_and_the_next_tells_how_many_were_not_given() {
         let (budget, now) = (Budget::for_descriptors(128), crate::clock::now());
-        assert!(budget.may_warn(now));
-        assert!(!budget.may_warn(now + WARNING_PAUSE / 2));
-        assert!(budget.may_warn(now + WARNING_PAUSE));
+        for _ in 0..WARNINGS.0 {
+            assert_eq!(budget.may_warn(now), Some(0));
+        }
+        for _ in 0..3 {
+            assert_eq!(budget.may_warn(now + WARNINGS.1 / 2), None);
+        }
+        assert_eq!(budget.may_warn(now + WARNINGS.1), Some(3));
+        assert_eq!(budget.may_warn(now + WARNINGS.1), Some(0));
     }
 }

@@ -58,7 +58,7 @@ impl Outbound {
             loads: Loads::new(lanes.len()),
             lanes,
             allowed,
-            budget: drain::budget(),
+            budget: Budget::for_descriptors(drain::descriptors()),
         }
     }
 

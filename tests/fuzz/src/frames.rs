@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_agent::clock;
 use mesh_agent::hbone::{
-    Accept, ConnectRequest, Limits, Peer, Progress, Refusal, Transfer, Upstream, serve_peer,
+    Accept, ConnectRequest, Limits, Peer, Progress, Refusal, Transfer, Upstream, serve,
 };
 use mesh_agent::model::{Authority, Identity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, sink, split};
@@ -42,7 +42,7 @@ async fn serves(input: &[u8]) {
     let limits = Limits::default();
     let deadline = clock::now() + limits.handshake;
     let shutdown = CancellationToken::new();
-    let serving = serve_peer(near, peer, Arc::new(App), &limits, deadline, shutdown);
+    let serving = serve(near, peer, Arc::new(App), &limits, deadline, shutdown);
     let (mut read, mut write) = split(far);
     let peer = async {
         // Fails when the server has had enough, which is its right.
