@@ -24,6 +24,8 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// How long a client's tunnel is kept without streams.
     pub idle: Duration,
+    /// How many tunnels without streams a client keeps in the name of one address.
+    pub idle_per_source: usize,
     /// How many streams a client puts on one tunnel, if the peer allows as many.
     pub streams_per_tunnel: usize,
     /// How many streams a server allows on one tunnel.
@@ -39,6 +41,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_mins(5),
+            idle_per_source: 100,
             streams_per_tunnel: 100,
             max_concurrent_streams: 200,
             send_buffer: 512 * 1024,

@@ -51,7 +51,9 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Exhausted {
     /// The source has its share.
-    #[error("{source_address} has {limit} connections open already, which is its share")]
+    #[error(
+        "{source_address} has {limit} connections open already, which is its share of what is left"
+    )]
     Source {
         /// The source.
         source_address: IpAddr,
@@ -68,8 +70,6 @@ pub(super) enum Exhausted {
 
 impl Budget {
     /// A budget for a process that may have so many descriptors open.
-    ///
-    /// Where they are few, no source gets more than half of the places.
     pub(super) fn for_descriptors(limit: u64) -> Arc<Self> {
         Self::new(limit, SHARE, PER_SOURCE)
     }
@@ -84,7 +84,7 @@ impl Budget {
         let in_all = limit / share.1 * share.0;
         Arc::new(Self {
             in_all,
-            per_source: per_source.min(in_all / 2),
+            per_source,
             open: Mutex::default(),
         })
     }
@@ -95,14 +95,16 @@ impl Budget {
         if open.in_all >= self.in_all {
             return Err(Exhausted::InAll { limit: self.in_all });
         }
-        let of_source = open.by_source.entry(source).or_default();
-        if *of_source >= self.per_source {
+        // No source has more than there is left: one that takes all it can leaves half, two a third, and so on.
+        let limit = self.per_source.min(self.in_all - open.in_all);
+        let of_source = open.by_source.get(&source).copied().unwrap_or(0);
+        if of_source >= limit {
             return Err(Exhausted::Source {
                 source_address: source,
-                limit: self.per_source,
+                limit,
             });
         }
-        *of_source += 1;
+        open.by_source.insert(source, of_source + 1);
         open.in_all += 1;
         Ok(Place {
             budget: self.clone(),
@@ -153,29 +155,37 @@ mod tests {
 
     #[test]
     fn a_source_has_its_share_and_gives_it_back() {
-        // 28 places in all, 14 for a source.
+        // 28 places in all.
         let budget = Budget::for_descriptors(128);
-        let claim = |last, count| -> Vec<_> {
-            (0..count)
-                .map(|_| budget.claim(source(last)))
-                .collect::<Result<_, _>>()
-                .unwrap()
-        };
-        let mut first = claim(1, 14);
+        let all =
+            |last| -> Vec<_> { std::iter::from_fn(|| budget.claim(source(last)).ok()).collect() };
+        let mut first = all(1);
+        assert_eq!(first.len(), 14);
         let exhausted = Exhausted::Source {
             source_address: source(1),
             limit: 14,
         };
         assert_eq!(budget.claim(source(1)).err(), Some(exhausted));
-        let second = claim(2, 14);
-        let exhausted = Exhausted::InAll { limit: 28 };
-        assert_eq!(budget.claim(source(3)).err(), Some(exhausted));
-        first.pop();
-        drop(claim(3, 1));
-        first.extend(claim(1, 1));
-        drop((first, second));
+        // However many are greedy, the next one gets as much as is left to any.
+        let (second, third) = (all(2), all(3));
+        assert_eq!((second.len(), third.len()), (7, 4));
+        first.truncate(9);
+        assert_eq!(all(4).len(), 4);
+        assert_eq!(all(1).len(), 0);
+        drop((first, second, third));
         let open = budget.open();
         assert_eq!((open.in_all, open.by_source.len()), (0, 0));
+    }
+
+    #[test]
+    fn all_places_can_be_taken_by_many() {
+        let budget = Budget::for_descriptors(128);
+        let places: Vec<_> = (0..28)
+            .map(|it| budget.claim(source(it)).unwrap())
+            .collect();
+        let exhausted = Exhausted::InAll { limit: 28 };
+        assert_eq!(budget.claim(source(99)).err(), Some(exhausted));
+        drop(places);
     }
 
     #[test]
