@@ -1,9 +1,11 @@
-//! CORE: how many connections are carried at once, for each pod and in all.
+//! CORE: how many connections are carried at once, and how much memory their unread bytes may take, for each pod and in all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::hbone::{Memory, Total};
 
 /// Connections of one source address that are carried at once. A pod has about 28000 ports for all it connects to; one with
 /// as many connections as this leaks them, or means harm.
@@ -19,18 +21,28 @@ const STRANGERS: (usize, usize) = (1, 32);
 /// At most so many warnings are given in a time: whoever causes them does not get to fill the disk.
 const WARNINGS: (u32, Duration) = (10, Duration::from_secs(10));
 
+/// Bytes that wait for readers, of one source and of all in one direction. A stream to a reader that has stopped has four
+/// megabytes at most.
+const MEMORY: (usize, usize) = (1 << 30, 2 << 30);
+
 /// Places for the connections of one direction.
 pub(super) struct Budget {
     in_all: usize,
     per_source: usize,
+    memory: Arc<Total>,
     open: Mutex<Open>,
 }
 
 #[derive(Default)]
 struct Open {
     in_all: usize,
-    by_source: HashMap<IpAddr, usize>,
+    by_source: HashMap<IpAddr, Source>,
     warnings: Warnings,
+}
+
+struct Source {
+    places: usize,
+    memory: Memory,
 }
 
 /// Warnings of the last while.
@@ -45,6 +57,8 @@ struct Warnings {
 pub(super) struct Place {
     budget: Arc<Budget>,
     source: IpAddr,
+    /// What is counted for its source.
+    pub(super) memory: Memory,
 }
 
 /// There is no place.
@@ -85,6 +99,7 @@ impl Budget {
         Arc::new(Self {
             in_all,
             per_source,
+            memory: Total::new(MEMORY.0, MEMORY.1),
             open: Mutex::default(),
         })
     }
@@ -97,18 +112,25 @@ impl Budget {
         }
         // No source has more than there is left: one that takes all it can leaves half, two a third, and so on.
         let limit = self.per_source.min(self.in_all - open.in_all);
-        let of_source = open.by_source.get(&source).copied().unwrap_or(0);
+        let of_source = open.by_source.get(&source).map_or(0, |it| it.places);
         if of_source >= limit {
             return Err(Exhausted::Source {
                 source_address: source,
                 limit,
             });
         }
-        open.by_source.insert(source, of_source + 1);
         open.in_all += 1;
+        let new = || Source {
+            places: 0,
+            memory: Memory::of(&self.memory),
+        };
+        let of_source = open.by_source.entry(source).or_insert_with(new);
+        of_source.places += 1;
+        let memory = of_source.memory.clone();
         Ok(Place {
             budget: self.clone(),
             source,
+            memory,
         })
     }
 
@@ -137,8 +159,8 @@ impl Drop for Place {
         let mut open = self.budget.open();
         open.in_all -= 1;
         if let Some(of_source) = open.by_source.get_mut(&self.source) {
-            *of_source -= 1;
-            if *of_source == 0 {
+            of_source.places -= 1;
+            if of_source.places == 0 {
                 open.by_source.remove(&self.source);
             }
         }

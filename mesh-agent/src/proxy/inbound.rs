@@ -187,7 +187,7 @@ impl Accept for Streams {
             Ok((tcp, admission, place)) => Ok(Upstream {
                 tcp,
                 baggage: log.destination_workload.as_deref().and_then(baggage),
-                progress: Arc::new(Progress::default()),
+                progress: Arc::new(Progress::counted(place.memory.clone())),
                 revoked: admission.revoked.clone(),
                 connection: Carried {
                     log,
