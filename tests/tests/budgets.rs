@@ -65,7 +65,7 @@ fn a_greedy_pod_leaves_enough_for_the_others() -> Result<()> {
         drop(held);
         eventually(
             "what the greedy pod had is given back",
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             || Ok(usage(lab)?.descriptors <= idle.descriptors + 300),
         )?;
         let stream = greedy.connect(servers[0].at(Family::V4, 8080))?;

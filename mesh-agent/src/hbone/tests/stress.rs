@@ -120,7 +120,7 @@ async fn a_reader_too_many_of_one_source_is_reset_and_what_it_held_is_given_back
     let writes = world.spawn(async move {
         let mut write_half = write_half;
         // Ends with the connection.
-        while write_half.write_all(&[0; 1 << 16]).await.is_ok() {}
+        while write_half.write_all(&[0; 1 << 12]).await.is_ok() {}
     });
     let transfer = within(copy(agent, opened.stream, &progress, &revoked)).await;
     let limit = 1 << 20;
