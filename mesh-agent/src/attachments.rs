@@ -162,6 +162,9 @@ impl Store {
         }
         let text = fs::read(path).map_err(failed("read", path))?;
         let reason = match record(&text) {
+            Ok(record) if record.sequence > LAST_SEQUENCE => {
+                "its sequence is none that was ever given".to_owned()
+            }
             Ok(record) if record.attachment.file_name() == name => {
                 self.last_sequence = self.last_sequence.max(record.sequence);
                 self.records.insert(record.attachment.clone(), record);
@@ -221,6 +224,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 /// Container ids begin with a letter or digit, so no record has this name.
 const TEMPORARY: &str = ".new";
 const CORRUPT: &str = ".corrupt";
+/// No node wires as many pods: a greater number is a bit that fell over, and leaves no room to count on.
+const LAST_SEQUENCE: u64 = u64::MAX / 2;
 
 #[cfg(test)]
 mod tests {

@@ -282,33 +282,31 @@ async fn receive(
     if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
         return Ok(None);
     }
-    let wrong = match serde_json::from_slice::<Envelope<serde_json::Value>>(&line) {
-        Ok(envelope) if envelope.version == VERSION => {
-            match serde_json::from_value(envelope.message) {
-                Ok(request) => return Ok(Some(request)),
-                Err(error) => (Reason::Invalid, error.to_string()),
-            }
+    match parse(&line) {
+        Ok(request) => Ok(Some(request)),
+        Err(refusal) => {
+            send(writer, Err(refusal)).await?;
+            Err(io::ErrorKind::InvalidData.into())
         }
-        Ok(envelope) => {
-            let Envelope { version, .. } = envelope;
-            (
-                Reason::Version,
-                format!("message version {version}, this agent speaks {VERSION}"),
-            )
-        }
-        Err(error) => (Reason::Invalid, error.to_string()),
-    };
-    let (reason, message) = wrong;
-    send(
-        writer,
-        Err(refusal(
-            reason,
-            message,
-            "update mesh-cni and mesh-agent together",
-        )),
-    )
-    .await?;
-    Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// What its sender is told: it is of another version, or none at all.
+pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
+    let refused =
+        |reason, message| refusal(reason, message, "update mesh-cni and mesh-agent together");
+    let invalid = |error: serde_json::Error| refused(Reason::Invalid, error.to_string());
+    // The version first, as the rest may be of another shape in another version.
+    let Envelope { version, message } =
+        serde_json::from_slice::<Envelope<serde_json::Value>>(line).map_err(invalid)?;
+    if version != VERSION {
+        let message = format!("message version {version}, this agent speaks {VERSION}");
+        return Err(refused(Reason::Version, message));
+    }
+    serde_json::from_value(message).map_err(invalid)
 }
 
 async fn send(writer: &mut OwnedWriteHalf, response: Result<Response, Refusal>) -> io::Result<()> {

@@ -96,7 +96,7 @@ impl Session {
                 socket: self.path.clone(),
                 source: timed_out(source),
             })?;
-        self.decode(&answer)
+        decode(&answer).map_err(|what| self.nonsense(what))
     }
 
     fn exchange(&mut self, line: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
@@ -122,22 +122,26 @@ impl Session {
             }
         }
     }
+}
 
-    /// Reads the version first, as the rest may be of another shape in another version.
-    fn decode(&self, line: &[u8]) -> Result<Response, Error> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let garbled = |error| self.nonsense(format!("answered what cannot be decoded: {error}"));
-        let Versioned { version } = serde_json::from_slice(line).map_err(garbled)?;
-        if version != VERSION {
-            let what = format!("speaks version {version} of the protocol, not {VERSION}");
-            return Err(self.nonsense(what));
-        }
-        let envelope: Envelope<Response> = serde_json::from_slice(line).map_err(garbled)?;
-        Ok(envelope.message)
+/// Reads an answer: its version first, as the rest may be of another shape in another version.
+///
+/// # Errors
+/// What the agent did, for [`Session::nonsense`].
+pub fn decode(line: &[u8]) -> Result<Response, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
     }
+    let garbled = |error| format!("answered what cannot be decoded: {error}");
+    let Versioned { version } = serde_json::from_slice(line).map_err(garbled)?;
+    if version != VERSION {
+        return Err(format!(
+            "speaks version {version} of the protocol, not {VERSION}"
+        ));
+    }
+    let envelope: Envelope<Response> = serde_json::from_slice(line).map_err(garbled)?;
+    Ok(envelope.message)
 }
 
 /// `UnixStream::connect` would wait forever for an agent that accepts nothing and whose backlog is full.

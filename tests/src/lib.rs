@@ -28,6 +28,7 @@ pub mod rules;
 pub mod site;
 pub mod supervise;
 pub mod trie;
+pub mod usage;
 pub mod vectors;
 pub mod wait;
 pub mod world;

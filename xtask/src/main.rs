@@ -10,6 +10,7 @@ mod demo;
 mod dependencies;
 mod e2e;
 mod ebpf;
+mod fuzz;
 mod image;
 mod shell;
 mod test;
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the unit tests, the packet tests of the real object and the scenarios (the last two need root)
     Test(test::Args),
+    /// Let a fuzzer choose the input of everything that reads what others wrote
+    Fuzz(fuzz::Args),
     /// Run the packet tests and some scenarios on other kernels, in virtual machines
     VmTest(vm::Args),
     /// Do one random fault after another to a lab, and check after each what must hold (needs root)
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&args).map(drop),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::VmTest(args) => vm::run(&args),
         Command::Chaos(args) => chaos::run(&args),
         Command::E2e(args) => e2e::run(&args),

@@ -1,4 +1,4 @@
-//! What the kernel programs need beyond the pinned toolchain: the source of `core`, and a linker for BPF.
+//! What the kernel programs need beyond the pinned toolchain, the source of `core` and a linker for BPF; and the fuzzer.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,6 +9,26 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{cargo, command, is_installed, output, run, step, target};
 
 const BPF_LINKER: &str = "0.13.0";
+const CARGO_FUZZ: &str = "0.13.1";
+
+/// Makes sure that there is cargo-fuzz, which knows how to instrument, and returns its path: our own, under `target/tools`.
+pub(crate) fn ensure_cargo_fuzz() -> Result<PathBuf> {
+    let home = target().join(format!("tools/cargo-fuzz-{CARGO_FUZZ}"));
+    let binary = home.join("bin/cargo-fuzz");
+    if !binary.is_file() {
+        step(&format!(
+            "building cargo-fuzz {CARGO_FUZZ} (once, a minute)"
+        ));
+        let mut install = cargo(&["install", "cargo-fuzz", "--quiet", "--version", CARGO_FUZZ]);
+        install
+            .args(["--locked", "--root"])
+            .arg(&home)
+            .env("CARGO_TARGET_DIR", home.join("build"));
+        run(&mut install)?;
+        fs::remove_dir_all(home.join("build"))?;
+    }
+    Ok(binary)
+}
 
 /// The compiler in use.
 pub(crate) struct Rustc {

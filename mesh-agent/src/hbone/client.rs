@@ -208,7 +208,8 @@ pub(super) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.pool.tunnels().release(&self.key, self.id, now);
+        let idle = self.pool.limits.idle_per_source;
+        self.pool.tunnels().release(&self.key, self.id, now, idle);
     }
 }
 

@@ -13,19 +13,28 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Stream;
 use super::queue::Queue;
 use super::reads::Reads;
 use super::turn::Turn;
+use super::{Memory, Stream, TooMuch};
 
 /// Bytes copied so far; readable while the copy runs.
 #[derive(Debug, Default)]
 pub struct Progress {
     sent: AtomicU64,
     received: AtomicU64,
+    memory: Option<Memory>,
 }
 
 impl Progress {
+    /// Nothing yet; what waits for a reader is counted.
+    pub fn counted(memory: Memory) -> Self {
+        Self {
+            memory: Some(memory),
+            ..Self::default()
+        }
+    }
+
     /// Bytes taken from TCP and given to the tunnel.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -63,6 +72,9 @@ pub enum Broken {
     /// We ended it: what was allowed is no longer.
     #[error("the connection is no longer allowed")]
     Revoked,
+    /// We ended it: nobody reads what comes, and there is no memory to keep it in.
+    #[error("the reader is too slow")]
+    Memory(#[source] TooMuch),
 }
 
 /// Copies both ways until both have ended, one breaks, or `revoked` is cancelled.
@@ -219,7 +231,7 @@ async fn incoming(
     recv: &mut RecvStream,
     progress: &Progress,
 ) -> Result<(), Broken> {
-    let mut queue = Queue::default();
+    let mut queue = Queue::counted(progress.memory.clone());
     let mut ended = false;
     let mut turn = Turn::default();
     while !ended || !queue.is_empty() {
@@ -227,7 +239,7 @@ async fn incoming(
         poll_fn(|cx| {
             while !ended {
                 match recv.poll_data(cx) {
-                    Poll::Ready(Some(Ok(bytes))) => queue.push(bytes),
+                    Poll::Ready(Some(Ok(bytes))) => queue.push(bytes).map_err(Broken::Memory)?,
                     Poll::Ready(Some(Err(error))) => {
                         end(error)?;
                         ended = true;

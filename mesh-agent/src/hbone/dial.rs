@@ -66,7 +66,7 @@ pub(super) async fn establish(
         let http2 = |error| OpenError::from_http2(destination, error);
         let (handle, mut connection) = limits
             .client()
-            .handshake(Paced::new(tls))
+            .handshake(Paced::server(tls))
             .await
             .map_err(http2)?;
         settings(destination, &mut connection).await?;

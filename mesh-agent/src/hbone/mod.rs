@@ -4,12 +4,14 @@
 //! the I/O, `copy` joins a stream to the application's TCP connection. Invariant: bytes that were cut off never look
 //! like a clean end to either application; whatever is not `END_STREAM` or FIN on one side is a reset on the other.
 
+mod chatter;
 mod client;
 mod connect;
 mod copy;
 mod dial;
 mod error;
 mod headers;
+mod memory;
 mod pool;
 mod queue;
 mod reads;
@@ -27,9 +29,10 @@ pub use copy::{Broken, Progress, Transfer, copy};
 pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
+pub use memory::{Memory, TooMuch, Total};
 pub use pool::Key;
 pub use reads::Reads;
-pub use server::{Accept, Upstream, serve};
+pub use server::{Accept, Peer, Upstream, authenticate, serve};
 pub use stream::Stream;
 pub use tunnel::Limits;
 pub use turn::Turn;

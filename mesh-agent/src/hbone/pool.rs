@@ -158,12 +158,40 @@ impl<T: Clone, W: Clone> Tunnels<T, W> {
         self.tidy(key);
     }
 
-    /// A stream ended.
-    pub(super) fn release(&mut self, key: &Key, id: TunnelId, now: Instant) {
+    /// A stream ended. Of the tunnels from its address that are without one now, no more than `idle` stay.
+    pub(super) fn release(&mut self, key: &Key, id: TunnelId, now: Instant, idle: usize) {
         let tunnels = self.entries.get_mut(key).map(|entry| &mut entry.tunnels);
         if let Some(tunnel) = tunnels.and_then(|all| all.iter_mut().find(|t| t.id == id)) {
             tunnel.streams = tunnel.streams.saturating_sub(1);
             tunnel.idle_since = now;
+            if tunnel.streams == 0 {
+                self.shed(key.address, idle);
+            }
+        }
+    }
+
+    /// Takes out the tunnels from an address that have been idle for longest, all but `most`.
+    fn shed(&mut self, address: IpAddr, most: usize) {
+        let of_address = self
+            .entries
+            .iter()
+            .filter(|(key, _)| key.address == address);
+        let mut idle: Vec<_> = of_address
+            .flat_map(|(key, entry)| entry.tunnels.iter().map(move |it| (key, it)))
+            .filter(|(_, tunnel)| tunnel.streams == 0)
+            .map(|(key, tunnel)| (tunnel.idle_since, tunnel.id, key))
+            .collect();
+        if idle.len() <= most {
+            return;
+        }
+        idle.sort_unstable_by_key(|(since, TunnelId(id), _)| (*since, *id));
+        let surplus = idle.len() - most;
+        let surplus: Vec<_> = idle[..surplus]
+            .iter()
+            .map(|(_, id, key)| ((*key).clone(), *id))
+            .collect();
+        for (key, id) in surplus {
+            self.retire(&key, id);
         }
     }
 
@@ -264,7 +292,7 @@ mod tests {
         assert!(matches!(claim(&mut book, 1), Claim::Dial(_)));
         let second = book.dialled(&key(1), Some(2), now);
         assert!(matches!(claim(&mut book, 1), Claim::Use(id, _) if id == second));
-        book.release(&key(1), first, now);
+        book.release(&key(1), first, now, 9);
         assert!(matches!(claim(&mut book, 1), Claim::Use(id, _) if id == first));
         assert_eq!(book.census(), (2, 3));
     }
@@ -283,9 +311,31 @@ mod tests {
         let (mut book, now) = (Book::default(), Instant::now());
         let gone = book.dialled(&key(1), None, now);
         assert!(matches!(claim(&mut book, 1), Claim::Dial(_)));
-        book.release(&key(1), gone, now);
+        book.release(&key(1), gone, now, 9);
         book.retire(&key(1), gone);
         assert_eq!(book.census(), (0, 0));
+    }
+
+    #[test]
+    fn of_many_idle_tunnels_the_last_to_fall_idle_stay() {
+        let (mut book, start) = (Book::default(), Instant::now());
+        let ids: Vec<_> = (1..=5)
+            .map(|port| {
+                let id = book.dialled(&key(port), Some(1), start);
+                claim(&mut book, port);
+                id
+            })
+            .collect();
+        // The first has a stream yet, and falls idle last.
+        for (port, id) in (1..=5).zip(&ids).skip(1) {
+            let now = start + Duration::from_secs(port.into());
+            book.release(&key(port), *id, now, 2);
+        }
+        assert_eq!(book.census(), (3, 1));
+        book.release(&key(1), ids[0], start + IDLE, 2);
+        assert_eq!(book.census(), (2, 0));
+        assert!(matches!(claim(&mut book, 1), Claim::Use(..)));
+        assert!(matches!(claim(&mut book, 5), Claim::Use(..)));
     }
 
     #[test]
@@ -296,7 +346,7 @@ mod tests {
         book.retire_idle(&key(1), id, start + 2 * IDLE, IDLE);
         assert_eq!(book.census(), (1, 1));
         let end = start + 2 * IDLE;
-        book.release(&key(1), id, end);
+        book.release(&key(1), id, end, 9);
         book.retire_idle(&key(1), id, end + IDLE / 2, IDLE);
         assert_eq!(book.census(), (1, 0));
         book.retire_idle(&key(1), id, end + IDLE, IDLE);

@@ -6,6 +6,8 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::net::TcpStream;
 
+use super::{Memory, TooMuch};
+
 /// Bytes received and not yet written, at most a stream's window of them.
 ///
 /// Everything is taken from h2 as it comes, because h2 bounds the number of small frames it holds, and ends the whole
@@ -15,14 +17,31 @@ pub(super) struct Queue {
     chunks: VecDeque<Bytes>,
     /// Small frames that came after `chunks`.
     joined: BytesMut,
+    /// What all of them come to.
+    length: usize,
+    /// Where that is counted.
+    memory: Option<Memory>,
 }
 
 impl Queue {
+    /// An empty one, whose bytes are counted.
+    pub(super) fn counted(memory: Option<Memory>) -> Self {
+        let mut queue = Self::default();
+        queue.memory = memory;
+        queue
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.joined.is_empty()
     }
 
-    pub(super) fn push(&mut self, bytes: Bytes) {
+    /// Fails when the bytes are one too many; the queue is to be dropped then.
+    pub(super) fn push(&mut self, bytes: Bytes) -> Result<(), TooMuch> {
+        self.length += bytes.len();
+        let counted = self
+            .memory
+            .as_ref()
+            .map_or(Ok(()), |it| it.take(bytes.len()));
         if bytes.len() < SMALL && !self.is_empty() {
             self.joined.extend_from_slice(&bytes);
             if self.joined.len() >= JOINED {
@@ -32,6 +51,7 @@ impl Queue {
             self.seal();
             self.chunks.push_back(bytes);
         }
+        counted
     }
 
     fn seal(&mut self) {
@@ -51,6 +71,7 @@ impl Queue {
             used += 1;
         }
         let written = tcp.try_write_vectored(&slices[..used])?;
+        self.forget(written);
         let mut left = written;
         while let Some(first) = self.chunks.front_mut() {
             if left < first.len() {
@@ -65,6 +86,19 @@ impl Queue {
             self.chunks = VecDeque::new();
         }
         Ok(written)
+    }
+
+    fn forget(&mut self, bytes: usize) {
+        self.length -= bytes;
+        if let Some(memory) = &self.memory {
+            memory.give_back(bytes);
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.forget(self.length);
     }
 }
 
@@ -86,7 +120,7 @@ mod tests {
             for _ in 0..count {
                 let bytes = vec![u8::try_from(count % 251).unwrap(); length];
                 expect.extend_from_slice(&bytes);
-                queue.push(bytes.into());
+                queue.push(bytes.into()).unwrap();
             }
         }
         queue.seal();

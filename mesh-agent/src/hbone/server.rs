@@ -1,17 +1,20 @@
 //! The server's end: one tunnel from a peer, and the streams in it.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -58,37 +61,40 @@ pub struct Upstream<C> {
     pub connection: C,
 }
 
-/// Serves one tunnel until it has closed: the peer did so, it broke, or `shutdown` was cancelled and its last stream
-/// has ended.
-///
-/// Dropping the future resets what is still open.
-pub async fn serve<A: Accept>(
-    tcp: TcpStream,
-    certificate: &Certificate,
-    handler: Arc<A>,
-    limits: &Limits,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let ends = Ends {
-        local: canonical(tcp.local_addr().map_err(ServeError::Socket)?),
-        remote: canonical(tcp.peer_addr().map_err(ServeError::Socket)?),
-    };
-    tcp.set_nodelay(true).map_err(ServeError::Socket)?;
-    let (peer, connection) = Box::pin(handshake(tcp, certificate, limits)).await?;
-    Tunnel {
-        ends,
-        peer,
-        handler,
-        streams: JoinSet::new(),
-    }
-    .run(connection, limits, shutdown)
-    .await
+/// Who is at the other end of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Proved by its certificate.
+    pub identity: Identity,
+    /// [`ConnectRequest::local`].
+    pub local: SocketAddr,
+    /// [`ConnectRequest::remote`].
+    pub remote: SocketAddr,
 }
 
-#[derive(Clone, Copy)]
-struct Ends {
-    local: SocketAddr,
-    remote: SocketAddr,
+/// Finds out who has connected: TLS, with an identity on both sides, which has to stand by `deadline`.
+///
+/// Whoever has connected may be anybody until this has returned `Ok`.
+pub async fn authenticate(
+    tcp: TcpStream,
+    certificate: &Certificate,
+    deadline: Instant,
+) -> Result<(Peer, TlsStream<TcpStream>), ServeError> {
+    let local = canonical(tcp.local_addr().map_err(ServeError::Socket)?);
+    let remote = canonical(tcp.peer_addr().map_err(ServeError::Socket)?);
+    tcp.set_nodelay(true).map_err(ServeError::Socket)?;
+    let accepting = Box::pin(TlsAcceptor::from(certificate.server_config()).accept(tcp));
+    let tls = timeout_at(deadline.into(), accepting)
+        .await
+        .map_err(|_| ServeError::Timeout(Stage::Tls))?
+        .map_err(ServeError::Tls)?;
+    let identity = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
+    let peer = Peer {
+        identity,
+        local,
+        remote,
+    };
+    Ok((peer, tls))
 }
 
 /// IPv4 as such, also on a socket that takes both families.
@@ -96,41 +102,41 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
-
-/// TLS and HTTP/2, with one deadline for both.
-async fn handshake(
-    tcp: TcpStream,
-    certificate: &Certificate,
+/// Serves one tunnel of a peer that was [authenticated](authenticate), whose HTTP/2 has to begin by `deadline`, until it
+/// has closed: the peer did so, it broke, or `shutdown` was cancelled and its last stream has ended.
+///
+/// Dropping the future resets what is still open.
+pub async fn serve<A: Accept>(
+    transport: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    handler: Arc<A>,
     limits: &Limits,
-) -> Result<(Identity, Http2), ServeError> {
-    let mut stage = Stage::Tls;
-    let steps = async {
-        let tls = TlsAcceptor::from(certificate.server_config())
-            .accept(tcp)
-            .await
-            .map_err(ServeError::Tls)?;
-        let peer = peer_identity(tls.get_ref().1).ok_or(ServeError::NoIdentity)?;
-        stage = Stage::Http2;
-        let connection = limits.server().handshake(Paced::new(tls)).await;
-        Ok((peer, connection.map_err(ServeError::Http2)?))
-    };
-    timeout(limits.handshake, steps)
+    deadline: Instant,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let preface = limits.server().handshake(Paced::client(transport));
+    let connection = timeout_at(deadline.into(), preface)
         .await
-        .unwrap_or(Err(ServeError::Timeout(stage)))
+        .map_err(|_| ServeError::Timeout(Stage::Http2))?
+        .map_err(ServeError::Http2)?;
+    let tunnel = Tunnel {
+        peer,
+        handler,
+        streams: JoinSet::new(),
+    };
+    tunnel.run(connection, limits, shutdown).await
 }
 
 struct Tunnel<A> {
-    ends: Ends,
-    peer: Identity,
+    peer: Peer,
     handler: Arc<A>,
     streams: JoinSet<()>,
 }
 
 impl<A: Accept> Tunnel<A> {
-    async fn run(
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         mut self,
-        mut connection: Http2,
+        mut connection: Connection<Paced<S>, Bytes>,
         limits: &Limits,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -142,7 +148,7 @@ impl<A: Accept> Tunnel<A> {
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
                     // Without streams, a peer that just leaves does no harm.
-                    Some(Err(error)) if error.is_io() && self.is_idle() => break Ok(()),
+                    Some(Err(error)) if is_leave(&error) && self.is_idle() => break Ok(()),
                     Some(Err(error)) => break Err(ServeError::Http2(error)),
                     None => break Ok(()),
                 },
@@ -175,9 +181,9 @@ impl<A: Accept> Tunnel<A> {
                 let body = request.into_body();
                 let request = ConnectRequest {
                     head,
-                    peer: self.peer.clone(),
-                    local: self.ends.local,
-                    remote: self.ends.remote,
+                    peer: self.peer.identity.clone(),
+                    local: self.peer.local,
+                    remote: self.peer.remote,
                 };
                 let handler = self.handler.clone();
                 // Boxed, as an open stream must not go on paying for what opening it took.
@@ -185,11 +191,17 @@ impl<A: Accept> Tunnel<A> {
                 self.streams.spawn(stream(opening));
             }
             Err(refusal) => {
-                tracing::debug!(peer = %self.peer, remote = %self.ends.remote, %refusal, "request refused");
+                tracing::debug!(peer = %self.peer.identity, remote = %self.peer.remote, %refusal, "request refused");
                 refuse(&mut respond, &refusal);
             }
         }
     }
+}
+
+/// Whether the connection broke, other than by what came on it.
+fn is_leave(error: &h2::Error) -> bool {
+    let io = error.get_io();
+    io.is_some_and(|it| it.kind() != io::ErrorKind::InvalidData)
 }
 
 /// One stream, from its request to the end of its bytes.

@@ -10,7 +10,9 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
+use super::chatter::Chatter;
 use super::turn::Turn;
+use crate::clock;
 
 /// The knobs of tunnels. The defaults are the contract's; tests shorten the times.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// How long a client's tunnel is kept without streams.
     pub idle: Duration,
+    /// How many tunnels without streams a client keeps in the name of one address.
+    pub idle_per_source: usize,
     /// How many streams a client puts on one tunnel, if the peer allows as many.
     pub streams_per_tunnel: usize,
     /// How many streams a server allows on one tunnel.
@@ -38,6 +42,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_mins(5),
+            idle_per_source: 100,
             streams_per_tunnel: 100,
             max_concurrent_streams: 200,
             send_buffer: 512 * 1024,
@@ -95,18 +100,32 @@ impl Limits {
 /// h2 reads and writes for as long as it can. Left alone, that fills whole windows before any stream gets to write, by
 /// when the bytes have left the caches; a burst of small frames ends the tunnel by h2's own limit on them; and whoever
 /// else is on the thread waits.
+///
+/// And ends a tunnel whose peer wants [too many answers](Chatter).
 pub(super) struct Paced<S> {
     inner: S,
     reads: Turn,
     writes: Turn,
+    chatter: Chatter,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(inner: S) -> Self {
+    /// What a server says, from its first frame on.
+    pub(super) fn server(inner: S) -> Self {
+        Self::new(inner, 0)
+    }
+
+    /// What a client says, which begins with the preface of RFC 9113, 3.4.
+    pub(super) fn client(inner: S) -> Self {
+        Self::new(inner, 24)
+    }
+
+    fn new(inner: S, preface: usize) -> Self {
         Self {
             inner,
             reads: Turn::default(),
             writes: Turn::default(),
+            chatter: Chatter::behind(preface),
         }
     }
 }
@@ -124,8 +143,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             self.reads = Turn::default();
         }
         ready!(read)?;
-        self.reads.carried(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
+        let bytes = &buffer.filled()[before..];
+        self.reads.carried(bytes.len());
+        let heard = self.chatter.hear(bytes, clock::now());
+        Poll::Ready(heard.map_err(|it| io::Error::new(io::ErrorKind::InvalidData, it)))
     }
 }
 

@@ -32,4 +32,4 @@ pub use root::{Root, RootError, new_root};
 pub use serving::Serving;
 pub use signer::{Chain, Signer, Signing};
 pub use store::Certificates;
-pub use verify::{TrustDomains, peer_identity};
+pub use verify::{TrustDomains, identity_of, peer_identity};

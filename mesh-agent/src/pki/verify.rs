@@ -37,14 +37,19 @@ impl TrustDomains {
 ///
 /// None before the handshake. A verified client always has one, and no second.
 pub fn peer_identity(connection: &CommonState) -> Option<Identity> {
-    uri_names(connection.peer_certificates()?.first()?)
+    identity_of(connection.peer_certificates()?.first()?)
+}
+
+/// The first workload that a certificate (DER) names, whoever signed it.
+pub fn identity_of(certificate: &[u8]) -> Option<Identity> {
+    uri_names(certificate)
         .ok()?
         .iter()
         .find_map(|name| name.parse().ok())
 }
 
 /// The URI names of a certificate, in its order.
-pub(super) fn uri_names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, CertificateError> {
+pub(super) fn uri_names(certificate: &[u8]) -> Result<Vec<String>, CertificateError> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let names = parsed

@@ -57,8 +57,8 @@ pub(super) async fn accept(
                 Ok(place) => serve(stream, peer, place),
                 Err(exhausted) => {
                     socket::reset(stream);
-                    if budget.may_warn(crate::clock::now()) {
-                        warn!(src.addr = %peer, %exhausted, "connections are refused");
+                    if let Some(untold) = budget.may_warn(crate::clock::now()) {
+                        warn!(src.addr = %peer, %exhausted, untold, "connections are refused");
                     }
                 }
             },
@@ -73,9 +73,8 @@ pub(super) async fn accept(
     }
 }
 
-/// The budget of one direction, by the limit on open files as it is now.
-pub(super) fn budget() -> Arc<Budget> {
+/// The limit on open files as it is now.
+pub(super) fn descriptors() -> u64 {
     // What every system grants, if this one does not tell.
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    Budget::for_descriptors(limit)
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -17,6 +18,7 @@ use super::socket::Source;
 use super::workers::{Handed, Loads};
 use super::{baggage, drain, socket};
 use crate::causes::causes;
+use crate::clock;
 use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
 use crate::model::{Authority, Identity, Snapshot};
 use crate::pki::Certificates;
@@ -31,7 +33,10 @@ pub struct Inbound {
     workers: Arc<[Handle]>,
     loads: Loads,
     allowed: Arc<Allowed>,
+    /// For tunnels and their streams.
     budget: Arc<Budget>,
+    /// For connections whose peer has not proved yet who it is.
+    strangers: Arc<Budget>,
 }
 
 impl Inbound {
@@ -51,7 +56,8 @@ impl Inbound {
             workers: workers.into(),
             loads: Loads::new(workers.len()),
             allowed,
-            budget: drain::budget(),
+            budget: Budget::for_descriptors(drain::descriptors()),
+            strangers: Budget::for_strangers(drain::descriptors()),
         }
     }
 
@@ -63,28 +69,43 @@ impl Inbound {
         connections: TaskTracker,
         shutdown: CancellationToken,
     ) {
-        drain::accept(listener, &shutdown, &self.budget, |stream, peer, place| {
-            let inbound = self.clone();
-            let shutdown = shutdown.clone();
-            let load = self.loads.claim(here);
-            let worker = &self.workers[load.worker];
-            let handed = load.hand(here, stream);
-            let serving = async move {
-                let served = match handed.and_then(Handed::take) {
-                    Ok(stream) => inbound.serve(stream, shutdown).await,
-                    Err(error) => Err(error.to_string()),
+        drain::accept(
+            listener,
+            &shutdown,
+            &self.strangers,
+            |stream, peer, place| {
+                let inbound = self.clone();
+                let shutdown = shutdown.clone();
+                let load = self.loads.claim(here);
+                let worker = &self.workers[load.worker];
+                let handed = load.hand(here, stream);
+                let serving = async move {
+                    let strangers = inbound.strangers.clone();
+                    let served = match handed.and_then(Handed::take) {
+                        Ok(stream) => inbound.serve(stream, place, shutdown).await,
+                        Err(error) => Err(error.to_string()),
+                    };
+                    if let Err(error) = served
+                        && let Some(untold) = strangers.may_warn(clock::now())
+                    {
+                        warn!(src.addr = %peer, error, untold, "tunnel failed");
+                    }
+                    drop(load);
                 };
-                if let Err(error) = served {
-                    warn!(src.addr = %peer, error, "tunnel failed");
-                }
-                drop((load, place));
-            };
-            connections.spawn_on(serving, worker);
-        })
+                connections.spawn_on(serving, worker);
+            },
+        )
         .await;
     }
 
-    async fn serve(self, stream: TcpStream, shutdown: CancellationToken) -> Result<(), String> {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        stranger: Place,
+        shutdown: CancellationToken,
+    ) -> Result<(), String> {
+        let limits = Limits::default();
+        let deadline = clock::now() + limits.handshake;
         // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
         let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
         if route::is_own_address(&self.world.borrow(), pod) {
@@ -100,18 +121,27 @@ impl Inbound {
             socket::reset(stream);
             return Err(format!("{pod} is not enrolled"));
         };
-        let certificate = self.certificates.certificate(&identity).await;
-        let certificate = certificate.map_err(|error| causes(&*error))?;
+        let certificate = self.certificates.certificate(&identity);
+        let certificate = timeout_at(deadline.into(), certificate)
+            .await
+            .map_err(|_| format!("no certificate for {identity} in time"))?
+            .map_err(|error| causes(&*error))?;
         socket::prepare(&stream).map_err(|error| error.to_string())?;
+        let (peer, tls) = hbone::authenticate(stream, &certificate, deadline)
+            .await
+            .map_err(|error| causes(&error))?;
+        let place = self.budget.claim(peer.remote.ip());
+        let place = place.map_err(|exhausted| exhausted.to_string())?;
+        drop(stranger);
         let handler = Arc::new(Streams {
             world: self.world,
             owner: identity,
             allowed: self.allowed,
             budget: self.budget,
         });
-        hbone::serve(stream, &certificate, handler, &Limits::default(), shutdown)
-            .await
-            .map_err(|error| causes(&error))
+        let served = hbone::serve(tls, peer, handler, &limits, deadline, shutdown).await;
+        drop(place);
+        served.map_err(|error| causes(&error))
     }
 }
 
@@ -157,7 +187,7 @@ impl Accept for Streams {
             Ok((tcp, admission, place)) => Ok(Upstream {
                 tcp,
                 baggage: log.destination_workload.as_deref().and_then(baggage),
-                progress: Arc::new(Progress::default()),
+                progress: Arc::new(Progress::counted(place.memory.clone())),
                 revoked: admission.revoked.clone(),
                 connection: Carried {
                     log,

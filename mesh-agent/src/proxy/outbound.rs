@@ -19,7 +19,7 @@ use super::reach::{Failure, Far, Reached, reach};
 use super::workers::{Handed, Loads};
 use super::{copy, drain, random, socket};
 use crate::causes::causes;
-use crate::hbone::{self, Pool, Progress};
+use crate::hbone::{self, Memory, Pool, Progress};
 use crate::model::Snapshot;
 use crate::route::{self, Route};
 
@@ -58,7 +58,7 @@ impl Outbound {
             loads: Loads::new(lanes.len()),
             lanes,
             allowed,
-            budget: drain::budget(),
+            budget: Budget::for_descriptors(drain::descriptors()),
         }
     }
 
@@ -81,7 +81,10 @@ impl Outbound {
                 let handed = load.hand(here, stream);
                 let serving = async move {
                     match handed.and_then(Handed::take) {
-                        Ok(stream) => outbound.serve(stream, source, load.worker).await,
+                        Ok(stream) => {
+                            let memory = place.memory.clone();
+                            outbound.serve(stream, source, load.worker, memory).await;
+                        }
                         Err(error) => {
                             warn!(src.addr = %source, %error, "cannot carry a connection");
                         }
@@ -94,7 +97,7 @@ impl Outbound {
         .await;
     }
 
-    async fn serve(mut self, stream: TcpStream, source: SocketAddr, worker: usize) {
+    async fn serve(mut self, stream: TcpStream, source: SocketAddr, worker: usize, memory: Memory) {
         // The listener is transparent: the local address is where the pod wanted to go.
         let Ok(destination) = stream.local_addr() else {
             return;
@@ -113,7 +116,7 @@ impl Outbound {
                 far: Far::Tunnel(tunnel),
                 admission,
             }) => {
-                let progress = Progress::default();
+                let progress = Progress::counted(memory);
                 let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
                 let error = transfer.outcome.err().map(|error| causes(&error));
                 log.complete(transfer.sent, transfer.received, error.as_deref());

@@ -12,7 +12,7 @@ pub mod node;
 mod options;
 mod reach;
 mod source;
-mod store;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::mirror::Listing;
+use super::mirror::{Listing, Mirror};
 use super::wire;
 use crate::cluster::resource::Resource;
+use crate::model::Event;
 
 /// Changes when an older agent would misunderstand the file.
 const FORMAT: u32 = 1;
@@ -30,18 +31,30 @@ pub(super) struct Stored {
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
+pub enum StoreError {
+    /// The file system refused.
     #[error("the file cannot be read")]
     Read(#[source] io::Error),
+    /// Its last line is none that was written as such.
     #[error("the file does not end as it should: it was cut short, or is of another kind")]
     End(#[source] serde_json::Error),
+    /// A newer agent wrote it.
     #[error("the file is of format {0}, this agent reads format {FORMAT}")]
     Format(u32),
+    /// It was damaged.
     #[error("the file's checksum is {found:08x}, it says {told:08x}")]
-    Checksum { found: u32, told: u32 },
+    Checksum {
+        /// Of what stands there.
+        found: u32,
+        /// Of what was written.
+        told: u32,
+    },
+    /// A line is no object.
     #[error("line {line} cannot be read")]
     Line {
+        /// Which one, from 1.
         line: usize,
+        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
@@ -72,7 +85,24 @@ pub(super) fn load(state: &Path) -> Result<Option<Stored>, StoreError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::Read(error)),
     };
-    let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    parse(&bytes).map(Some)
+}
+
+/// What an agent tells at its start of a file and of nothing else, in order.
+///
+/// # Errors
+/// The file is not used.
+pub fn events(file: &[u8]) -> Result<Vec<Event>, StoreError> {
+    let mut mirror = Mirror::default();
+    let listings = parse(file)?.listings.into_iter();
+    Ok(listings
+        .flat_map(|(resource, listing)| mirror.replace(resource, listing))
+        .collect())
+}
+
+/// Reads what a file holds.
+fn parse(bytes: &[u8]) -> Result<Stored, StoreError> {
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let at = body
         .iter()
         .rposition(|it| *it == b'\n')
@@ -98,7 +128,7 @@ pub(super) fn load(state: &Path) -> Result<Option<Stored>, StoreError> {
             source,
         })?;
     }
-    Ok(Some(stored))
+    Ok(stored)
 }
 
 impl Stored {

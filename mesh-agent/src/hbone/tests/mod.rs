@@ -2,6 +2,7 @@
 
 mod ends;
 mod failures;
+mod hostile;
 mod interop;
 mod pooling;
 mod stress;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Accept, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool, Progress,
-    Refusal, ServeError, Transfer, Upstream, copy, serve,
+    Refusal, ServeError, Transfer, Upstream, authenticate, copy, serve,
 };
 use crate::model::{Authority, Identity};
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
@@ -97,7 +98,11 @@ impl World {
                 let (certificate, app) = (certificate.clone(), app.clone());
                 let (drain, tunnel_ended) = (drain.clone(), tunnel_ended.clone());
                 running.spawn(async move {
-                    let outcome = serve(tcp, &certificate, app, &limits, drain).await;
+                    let deadline = crate::clock::now() + limits.handshake;
+                    let outcome = match authenticate(tcp, &certificate, deadline).await {
+                        Ok((peer, tls)) => serve(tls, peer, app, &limits, deadline, drain).await,
+                        Err(error) => Err(error),
+                    };
                     let _ = tunnel_ended.send(outcome);
                 });
             }

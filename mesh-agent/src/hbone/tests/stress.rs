@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::super::{Broken, Memory, TooMuch, Total};
 use super::*;
 
 /// Bytes of which no two stretches look alike.
@@ -102,6 +103,35 @@ async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     assert_eq!(got, 64 << 20);
     within(writer).await.unwrap();
     within(&mut slow.transfer).await.unwrap().outcome.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_too_many_of_one_source_is_reset_and_what_it_held_is_given_back() {
+    let world = World::new();
+    let (pool, server) = (world.pool(), world.server().await);
+    let memory = Memory::of(&Total::new(1 << 20, 1 << 30));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let head = ConnectHead::new(listener.local_addr().unwrap());
+    let opened = pool.open(&server.key(), &head).await.unwrap();
+    let (app, _) = listener.accept().await.unwrap();
+    let (_client, agent) = pair().await;
+    let (progress, revoked) = (Progress::counted(memory.clone()), CancellationToken::new());
+    let (_, write_half) = app.into_split();
+    let writes = world.spawn(async move {
+        let mut write_half = write_half;
+        // Ends with the connection.
+        while write_half.write_all(&[0; 1 << 12]).await.is_ok() {}
+    });
+    let transfer = within(copy(agent, opened.stream, &progress, &revoked)).await;
+    let limit = 1 << 20;
+    assert!(
+        matches!(transfer.outcome, Err(Broken::Memory(it)) if it == TooMuch { limit }),
+        "{transfer:?}"
+    );
+    assert_eq!(memory.take(limit), Ok(()));
+    within(writes).await.unwrap();
+    world.link(&pool, &server).await;
+    assert_eq!(server.tunnels(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -1,0 +1,5 @@
+//! [`mesh_fuzz::certificates`] as a fuzz target.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mesh_fuzz::certificates(input));
