@@ -9,7 +9,7 @@ use spdx::{Expression, ParseMode};
 use crate::shell::{cargo, output, step};
 
 /// Licences of parts that may go with ours.
-const ALLOWED: [&str; 12] = [
+const ALLOWED: [&str; 13] = [
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
@@ -19,6 +19,7 @@ const ALLOWED: [&str; 12] = [
     "ISC",
     "MIT",
     "MPL-2.0",
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
