@@ -321,9 +321,10 @@ mod tests {
         for bit in 0..8 * text.len() {
             let mut damaged = text.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
+            let read = super::record(&damaged);
             assert!(
-                super::record(&damaged).is_ok_and(|it| it == whole)
-                    || super::record(&damaged).is_err()
+                read.is_err() || read.is_ok_and(|it| it == whole),
+                "bit {bit}"
             );
         }
         // Of an earlier agent.
@@ -363,6 +364,17 @@ mod tests {
         fs::rename(attachments.join("a@eth0"), attachments.join("b@eth0")).unwrap();
         assert!(Store::open(dir.path()).unwrap().in_order().is_empty());
         assert_eq!(names(dir.path()), ["b@eth0.corrupt"]);
+    }
+
+    #[test]
+    fn a_pods_interface_is_known_by_its_name() {
+        for container in ["a", "b", "4f1c9d"] {
+            let name = record(container, "10.0.0.2").host_ifname;
+            assert!(Attachment::is_host_ifname(&name), "{name}");
+        }
+        for name in ["mesh0", "meshabcdefghij1", "eth0", "meshabcdefghijk2"] {
+            assert!(!Attachment::is_host_ifname(name), "{name}");
+        }
     }
 
     #[test]
