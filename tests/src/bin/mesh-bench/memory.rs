@@ -25,9 +25,9 @@ const PORT: u16 = 8_900;
 /// than half of all.
 const CLIENTS: usize = 4;
 const COUNTS: [usize; 2] = [1_000, 5_000];
-/// Connections whose servers read nothing, and whose clients send as much as goes: near the most that agents with the usual
-/// limit on open files carry, 20,000.
-const STALLED: usize = 8_000;
+/// Connections whose servers read nothing, and whose clients send as much as goes: near the most that four pods may have
+/// with the usual limit on open files, 20,000.
+const STALLED: usize = 5_000;
 /// What sockets of these hold at either end, in bytes.
 const SMALL: usize = 64 << 10;
 /// How long nothing more may go until a client gives up.
