@@ -119,6 +119,8 @@ fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
 
     #[tokio::test]
@@ -131,14 +133,20 @@ mod tests {
         assert!(!is_owned(state.path()));
     }
 
+    /// An agent that serves, and the next, which waits for it.
+    async fn one_waits_for_another(state: &Path) -> (Ownership, JoinHandle<Ownership>) {
+        let mut old = Ownership::take(state).await.unwrap();
+        old.established();
+        let path = state.to_owned();
+        let new = tokio::spawn(async move { Ownership::take(&path).await.unwrap() });
+        sleep(3 * PAUSE).await;
+        (old, new)
+    }
+
     #[tokio::test]
     async fn a_successor_is_waited_for_until_it_serves() {
         let state = tempfile::tempdir().unwrap();
-        let mut old = Ownership::take(state.path()).await.unwrap();
-        old.established();
-        let path = state.path().to_owned();
-        let new = tokio::spawn(async move { Ownership::take(&path).await.unwrap() });
-        sleep(3 * PAUSE).await;
+        let (mut old, new) = one_waits_for_another(state.path()).await;
         assert!(!new.is_finished(), "the old one has not let go");
 
         let early = tokio::time::timeout(10 * PAUSE, old.followed()).await;
@@ -151,11 +159,7 @@ mod tests {
     #[tokio::test]
     async fn a_successor_that_died_is_none() {
         let state = tempfile::tempdir().unwrap();
-        let mut old = Ownership::take(state.path()).await.unwrap();
-        old.established();
-        let path = state.path().to_owned();
-        let new = tokio::spawn(async move { Ownership::take(&path).await.unwrap() });
-        sleep(3 * PAUSE).await;
+        let (mut old, new) = one_waits_for_another(state.path()).await;
         let _ = tokio::time::timeout(10 * PAUSE, old.followed()).await;
         drop(new.await.unwrap());
         assert_eq!(old.followed().await.unwrap(), Followed::ByNobody);

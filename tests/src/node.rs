@@ -230,17 +230,23 @@ impl Node {
             self.netns
                 .exec("ip", [family, "route", "flush", "table", &table])?;
         }
-        for directory in [self.pins().join("links"), self.pins()] {
-            for entry in fs::read_dir(directory)? {
-                let entry = entry?;
-                if entry.file_type()?.is_file() {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-        }
+        self.lose_pins()?;
         Ok([self.cni_socket(), self.admin_socket()]
             .iter()
             .try_for_each(fs::remove_file)?)
+    }
+
+    /// Removes everything that is pinned.
+    pub fn lose_pins(&self) -> Result<()> {
+        for entry in fs::read_dir(self.pins())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The socket that the plugin speaks to.

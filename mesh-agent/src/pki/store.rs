@@ -180,8 +180,7 @@ impl Certificates {
         } = &mut *state;
         for (identity, slot) in slots {
             if let Latest::Issued(certificate) = &*slot.borrow() {
-                let (lifetime, age) = certificate.lifetime_and_age(SystemTime::now());
-                let renew_in = renew_in(lifetime, age, random_fraction());
+                let (_, renew_in) = renewal(certificate);
                 schedule.renew(identity, Instant::now(), renew_in);
             }
         }
@@ -211,8 +210,7 @@ impl Certificates {
     }
 
     fn issued(&self, identity: &Identity, certificate: Arc<Certificate>) {
-        let (lifetime, age) = certificate.lifetime_and_age(SystemTime::now());
-        let renew_in = renew_in(lifetime, age, random_fraction());
+        let (lifetime, renew_in) = renewal(&certificate);
         let mut state = self.state();
         if state.schedule.issued(identity, Instant::now(), renew_in) {
             tracing::info!(%identity, ?lifetime, ?renew_in, "certificate issued");
@@ -255,6 +253,12 @@ impl State {
             .entry(identity.clone())
             .or_insert_with(|| watch::Sender::new(Latest::Awaited))
     }
+}
+
+/// How long a certificate is good for in all, and how long from now it is renewed.
+fn renewal(certificate: &Certificate) -> (Duration, Duration) {
+    let (lifetime, age) = certificate.lifetime_and_age(SystemTime::now());
+    (lifetime, renew_in(lifetime, age, random_fraction()))
 }
 
 /// A new P-256 key, and the PEM request that names `identity` with it.

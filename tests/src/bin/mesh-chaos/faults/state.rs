@@ -59,17 +59,7 @@ pub(super) fn torn_settings(node: &Node, draw: &mut Draw) -> Result<Guests> {
 }
 
 pub(super) fn pins_lost(node: &Node) -> Result<Guests> {
-    around(node, || {
-        for entry in fs::read_dir(node.pins())? {
-            let path = entry?.path();
-            if path.is_dir() {
-                fs::remove_dir_all(path)?;
-            } else {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    })?;
+    around(node, || node.lose_pins())?;
     Ok(Guests::new())
 }
 
