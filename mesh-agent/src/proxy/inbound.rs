@@ -212,12 +212,15 @@ impl Failed {
     /// In a word.
     fn flag(&self) -> Flag {
         match self {
-            Self::Socket(_) | Self::NotEnrolled(_) | Self::Exhausted(_) => Flag::Connect,
-            Self::NoCertificate(_) | Self::Certificate(_) => Flag::Identity,
+            Self::Socket(_)
+            | Self::NotEnrolled(_)
+            | Self::Exhausted(_)
+            | Self::Serve(ServeError::Socket(_)) => Flag::Connect,
+            Self::NoCertificate(_) | Self::Certificate(_) | Self::Serve(ServeError::NoIdentity) => {
+                Flag::Identity
+            }
             Self::Serve(ServeError::Timeout(stage)) => stage_flag(*stage),
-            Self::Serve(ServeError::NoIdentity) => Flag::Identity,
             Self::Serve(ServeError::Http2(_) | ServeError::Unresponsive) => Flag::Http2,
-            Self::Serve(ServeError::Socket(_)) => Flag::Connect,
             Self::Serve(ServeError::Tls(_)) => Flag::Tls,
         }
     }

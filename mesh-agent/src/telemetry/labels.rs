@@ -118,7 +118,7 @@ fn end(text: &mut String, names: &Names, it: End<'_>, snapshot: &Snapshot, clust
     let pod = it.workload.and_then(|it| it.pod.as_deref());
     let name = pod.map(Pod::workload_name);
     let service = pod.map(canonical_service);
-    let revision = pod.map(|it| canonical_revision(it));
+    let revision = pod.map(canonical_revision);
     let node = it.workload.and_then(|it| snapshot.node(it.node.as_ref()?));
     let values = [
         name,

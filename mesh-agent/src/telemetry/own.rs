@@ -12,7 +12,7 @@ use super::page::{Kind, Page, labels};
 use crate::cluster::Health;
 use crate::cluster::health::SourceState;
 use crate::model::Snapshot;
-use crate::pki::Report;
+use crate::pki::{Issued, Report};
 use crate::status::Map;
 
 /// Events that the agent's parts count where they happen.
@@ -285,9 +285,12 @@ fn write_world(page: &mut Page, state: &State<'_>) {
     page.single("mesh_source_left_out", Kind::Gauge, help, health.left_out);
 }
 
+/// Name, help, and which instant of a certificate it is.
+type Instant = (&'static str, &'static str, fn(&Issued) -> &str);
+
 fn write_certificates(page: &mut Page, certificates: &[Report]) {
     let of = |it: &Report| labels(&[("identity", &it.identity)]);
-    let instants: [(_, _, fn(&crate::pki::Issued) -> &str); 2] = [
+    let instants: [Instant; 2] = [
         (
             "mesh_certificate_expiry_timestamp_seconds",
             "End of the validity of an identity's certificate",

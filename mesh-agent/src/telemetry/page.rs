@@ -1,4 +1,4 @@
-//! CORE: metrics as text: OpenMetrics 1.0, or the text format 0.0.4 of Prometheus for who does not ask for it.
+//! CORE: metrics as text: `OpenMetrics` 1.0, or the text format 0.0.4 of Prometheus for who does not ask for it.
 //!
 //! The two differ in what a counter's family is called (with `_total` only in the older one) and in the end mark, and a
 //! reader of one must not be given the other: the older parser takes `# TYPE x counter` with `x_total` for two metrics.
