@@ -271,7 +271,8 @@ fn refusals_are_told_at_once() -> Result<()> {
                 ("/source/workload", "default/plain"),
                 ("/destination/workload", "shop/strict"),
                 ("/reason", "plaintext is not taken"),
-                ("/hook", "to_pod"),
+                ("/policy", "PeerAuthentication shop/"),
+                ("/hook", "connect"),
             ];
             told(node, &parts)?;
         }

@@ -197,6 +197,7 @@ macro_rules! line {
             bytes_sent = $record.received,
             bytes_recv = $record.sent,
             duration = format!("{}ms", $record.duration.as_millis()),
+            policy = $record.failure.as_ref().and_then(|it| it.policy()).map(tracing::field::display),
             error = $record.failure.as_ref().map(ToString::to_string),
             $message
         );
