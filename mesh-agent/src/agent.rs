@@ -28,9 +28,9 @@ use crate::install::{Installer, untaint};
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
-use crate::refusals;
 use crate::revocation;
 use crate::status;
+use crate::telemetry::{self, Counters, Scraper, Telemetry};
 use crate::world::{self, Ending, World};
 
 /// How long open connections have to end when no other agent has taken over: a restart waits for that.
@@ -85,6 +85,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     )
     .await?;
 
+    let counters = Arc::new(Counters::default());
+    let world = world.counting(counters.clone());
+    let cluster = config.remote_ca.ca_cluster.as_str();
+    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone());
+
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
@@ -94,18 +99,36 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         parts.spawn(part(untaint));
     }
     let (health, how) = config.source.health();
-    let sources = sources(&snapshots, &commands, how, certificates.clone());
+    let scraper = Scraper {
+        telemetry: telemetry.clone(),
+        snapshots: snapshots.clone(),
+        world: commands.clone(),
+        health: how,
+        certificates: {
+            let certificates = certificates.clone();
+            Arc::new(move || certificates.report())
+        },
+    };
+    let sources = sources(scraper);
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
-    let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
+    let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone(), counters)?;
     // Before there are threads that give up more: all are to have the same until then.
     confine::running()?;
-    let carrier = Carrier::start(config.workers, &snapshots, &certificates)?;
+    let carrier = Carrier::start(config.workers, &snapshots, &certificates, &telemetry)?;
     carrier.serve(listeners, &mut parts, retired);
     // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
     parts.spawn(part(carrier.allowed().run(stopped.clone())));
-    let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
+    let refusals = telemetry::refusals(
+        refused,
+        snapshots.clone(),
+        telemetry.clone(),
+        shutdown.clone(),
+    );
     parts.spawn(part(refusals));
+    // Ends by itself, after it has told of the last connection.
+    let mut log = JoinSet::new();
+    log.spawn(telemetry.run(stopped.clone()));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     parts.spawn(part(revoker.run(stopped.clone())));
@@ -121,6 +144,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let deadline = retire(&config, ended.is_ok(), retired).await;
     carrier.drain(deadline).await;
     stopped.cancel();
+    log.join_next().await;
     parts.shutdown().await;
     ended
 }
@@ -182,20 +206,17 @@ fn signer(config: &Run) -> anyhow::Result<Arc<dyn Signer>> {
 }
 
 /// What answers questions about this agent.
-fn sources(
-    snapshots: &watch::Receiver<Snapshot>,
-    commands: &mpsc::Sender<world::Command>,
-    health: watch::Receiver<Health>,
-    certificates: Arc<Certificates>,
-) -> admin::Sources {
+fn sources(scraper: Scraper) -> admin::Sources {
+    let (health, certificates) = (scraper.health.clone(), scraper.certificates.clone());
     admin::Sources {
-        snapshots: snapshots.clone(),
-        world: commands.clone(),
+        snapshots: scraper.snapshots.clone(),
+        world: scraper.world.clone(),
         source: Arc::new(move || Some((&*health.borrow()).into())),
         certificates: Arc::new(move || {
-            let reports = certificates.report();
+            let reports = certificates();
             reports.into_iter().map(status::Certificate::from).collect()
         }),
+        scraper,
     }
 }
 

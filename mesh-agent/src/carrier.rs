@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::hbone::{Limits, Pool};
+use crate::hbone::{Dialled, Limits, Observer, Pool};
 use crate::model::Snapshot;
 use crate::pki::Certificates;
 use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
+use crate::telemetry::{Counters, Telemetry};
 use crate::world::Listener;
 
 /// The threads, the tunnels and the connections of an agent.
@@ -45,20 +47,28 @@ impl Carrier {
         workers: Option<NonZeroUsize>,
         snapshots: &watch::Receiver<Snapshot>,
         certificates: &Arc<Certificates>,
+        telemetry: &Arc<Telemetry>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
         let usual = || available_parallelism().unwrap_or(MOST).min(MOST);
         let workers = Workers::start(workers.unwrap_or_else(usual))?;
         let drained = CancellationToken::new();
-        let lanes = lanes(&workers, certificates, &drained);
-        let allowed = Arc::new(Allowed::new(snapshots.clone()));
+        let counters = &telemetry.counters;
+        let lanes = lanes(&workers, certificates, &drained, counters);
+        let allowed = Arc::new(Allowed::new(snapshots.clone(), counters.clone()));
         Ok(Self {
-            outbound: Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone()),
+            outbound: Outbound::new(
+                snapshots.clone(),
+                lanes.clone(),
+                allowed.clone(),
+                telemetry.clone(),
+            ),
             inbound: Inbound::new(
                 snapshots.clone(),
                 certificates.clone(),
                 workers.handles(),
                 allowed.clone(),
+                telemetry.clone(),
             ),
             workers,
             lanes,
@@ -123,6 +133,7 @@ fn lanes(
     workers: &Workers,
     certificates: &Arc<Certificates>,
     drained: &CancellationToken,
+    counters: &Arc<Counters>,
 ) -> Arc<[Lane]> {
     let lane = |worker: &Handle| Lane {
         worker: worker.clone(),
@@ -131,9 +142,24 @@ fn lanes(
             Arc::new(TransparentDial),
             Limits::default(),
             drained.clone(),
+            observer(counters.clone()),
         )),
     };
     workers.handles().iter().map(lane).collect()
+}
+
+/// Counts tunnels to peers.
+fn observer(counters: Arc<Counters>) -> Observer {
+    Box::new(move |dialled| {
+        let tunnels = &counters.outbound;
+        match dialled {
+            Dialled::Stands(took) => tunnels.shaken(true, took),
+            Dialled::Failed(took) => tunnels.shaken(false, took),
+            Dialled::Ended => {
+                tunnels.ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
 }
 
 /// The agent's listening sockets.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_agent::admin::{self, Asked};
-use mesh_agent::args::{Cli, Command};
+use mesh_agent::args::{Cli, Command, Format};
 use mesh_agent::{agent, ca, causes, check, confine, prepare, uninstall};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -15,15 +15,22 @@ use tracing_subscriber::EnvFilter;
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let Cli {
+        log_format,
+        command,
+    } = Cli::parse();
+    match command {
         Command::Run(config) => match confine::privileges() {
-            Ok(()) => run(agent::run(*config)),
+            Ok(()) => run(log_format, agent::run(*config)),
             Err(error) => failed(&error),
         },
-        Command::Ca(config) => run(ca::run(config)),
+        Command::Ca(config) => run(log_format, ca::run(config)),
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
         Command::Status(args) => asked(admin::status(&args)),
+        Command::Flows(args) => asked(admin::flows(&args)),
+        Command::Metrics(args) => asked(admin::metrics(&args)),
+        Command::Log(args) => asked(admin::log(&args)),
         Command::Check(args) => once(async {
             let findings = check::run(&args).await;
             print!("{}", check::render(&findings, args.common.output));
@@ -35,15 +42,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+fn run(log: Format, part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     // The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
     let default = "info,kube_client=off";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    match log {
+        Format::Text => subscriber.init(),
+        Format::Json => subscriber.json().flatten_event(true).init(),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()

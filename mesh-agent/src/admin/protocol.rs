@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inspect::{End, PolicyReport, Problem, Question, Trace};
 use crate::status::Status;
+use crate::telemetry::{Batch, Exposition, Filter, Wanted};
 
 /// Where the agent listens unless its flags say otherwise.
 pub const ADMIN_SOCKET: &str = "/run/mesh-cni/admin.sock";
@@ -24,6 +25,19 @@ pub enum Request {
     Policies(Option<End>),
     /// How the node is doing.
     Status,
+    /// The metrics, as a scraper gets them.
+    Metrics(Exposition),
+    /// Connections.
+    Flows {
+        /// Which.
+        wanted: Wanted,
+        /// From this number on, as an earlier answer told it; the latest if there is none.
+        since: Option<u64>,
+        /// At most so many of the latest.
+        most: usize,
+    },
+    /// What the access log tells of; or what it is to tell from now on.
+    Log(Option<Filter>),
 }
 
 /// What the agent answers.
@@ -36,6 +50,12 @@ pub enum Response {
     Policies(PolicyReport),
     /// To [`Request::Status`].
     Status(Status),
+    /// To [`Request::Metrics`].
+    Metrics(String),
+    /// To [`Request::Flows`].
+    Flows(Batch),
+    /// To [`Request::Log`]: what is in force.
+    Log(Filter),
     /// There is no answer.
     Refused(Refusal),
 }

@@ -7,18 +7,19 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, RingBuf, SockMap};
+use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, RingBuf, SockMap};
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, FlowKey, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_EVENTS, MAP_FLOWS, MAP_LISTENERS, MAP_NAMESPACES, MAP_POD_CIDRS, MAP_PODS,
-    MAP_SERVICES, MAP_TRAFFIC, MAP_WORKLOADS, MAPS, PROGRAM_FROM_NET, PROGRAM_FROM_POD,
+    MAP_CONFIG, MAP_COUNTERS, MAP_EVENTS, MAP_FLOWS, MAP_LISTENERS, MAP_NAMESPACES, MAP_POD_CIDRS,
+    MAP_PODS, MAP_SERVICES, MAP_TRAFFIC, MAP_WORKLOADS, MAPS, PROGRAM_FROM_NET, PROGRAM_FROM_POD,
     PROGRAM_LISTEN, PROGRAM_TO_NET, PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
 };
 use mesh_common::traffic::{Record, Traffic, TrafficKey, Way};
+use mesh_common::verdict::{Hook, Outcome, counter};
 use mesh_common::{ABI_VERSION, FLOWS_SINCE};
 use tracing::warn;
 
@@ -62,6 +63,7 @@ pub struct Dataplane {
     policy: PolicyTables,
     flows: Flows,
     traffic: HashMap<MapData, TrafficKey, Traffic>,
+    counters: PerCpuArray<MapData, u64>,
     /// Whether pods have changed over to policy that open flows are not judged by yet.
     changed_over: bool,
     /// Whether the maps are those of an earlier agent.
@@ -107,6 +109,8 @@ impl Dataplane {
             flows: Flows::open(&mut ebpf)?,
             traffic: HashMap::try_from(take(&mut ebpf, MAP_TRAFFIC)?)
                 .map_err(failed(MAP_TRAFFIC))?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, MAP_COUNTERS)?)
+                .map_err(failed(MAP_COUNTERS))?,
             changed_over: false,
             has_world,
             ebpf,
@@ -414,6 +418,26 @@ impl Dataplane {
         all.extend(self.policy.fill());
         all.push(self.flows.fill()?);
         Ok(all)
+    }
+
+    /// Packets by what became of them, of all processors; pairs without any are left out.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn packets(&self) -> Result<Vec<(Hook, Outcome, u64)>, Error> {
+        let mut packets = Vec::new();
+        for hook in Hook::ALL {
+            for outcome in Outcome::ALL {
+                let read = self.counters.get(&counter(*hook, *outcome as u32), 0);
+                let read = read.map_err(|source| Error::Map {
+                    map: MAP_COUNTERS,
+                    source: Box::new(source),
+                })?;
+                packets.push((*hook, *outcome, read.iter().sum()));
+            }
+        }
+        packets.retain(|(_, _, count)| *count > 0);
+        Ok(packets)
     }
 
     /// Whether policy that pods have changed over to waits for [`Self::settle`].

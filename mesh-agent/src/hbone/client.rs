@@ -28,11 +28,26 @@ struct Inner {
     certificates: Arc<Certificates>,
     dial: Arc<dyn Dial>,
     limits: Limits,
+    observer: Observer,
     tunnels: Mutex<Tunnels<Handle, Outcome>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     abort: CancellationToken,
 }
+
+/// What becomes of tunnels, for whoever counts them.
+#[derive(Clone, Copy, Debug)]
+pub enum Dialled {
+    /// One stands, after so long.
+    Stands(Duration),
+    /// One does not, after so long.
+    Failed(Duration),
+    /// One that stood has ended.
+    Ended,
+}
+
+/// Is told what becomes of each tunnel.
+pub type Observer = Box<dyn Fn(Dialled) + Send + Sync>;
 
 /// What a dial came to, once it has come to something.
 type Outcome = watch::Receiver<Option<Result<(), OpenError>>>;
@@ -46,17 +61,19 @@ pub struct Opened {
 }
 
 impl Pool {
-    /// An empty pool. Tunnels run on the runtime that [`open`](Self::open) is called on.
+    /// An empty pool, of whose tunnels `observer` is told. Tunnels run on the runtime that [`open`](Self::open) is called on.
     pub fn new(
         certificates: Arc<Certificates>,
         dial: Arc<dyn Dial>,
         limits: Limits,
         shutdown: CancellationToken,
+        observer: Observer,
     ) -> Self {
         Self(Arc::new(Inner {
             certificates,
             dial,
             limits,
+            observer,
             tunnels: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown,
@@ -224,20 +241,24 @@ impl Inner {
         key: Key,
         settle: watch::Sender<Option<Result<(), OpenError>>>,
     ) {
+        let began = Instant::now();
         let established = tokio::select! {
             established = Box::pin(establish(&self.certificates, &*self.dial, &self.limits, &key)) => established,
             () = self.abort.cancelled() => Err(OpenError::Draining),
         };
         match established {
             Ok((handle, connection)) => {
+                (self.observer)(Dialled::Stands(began.elapsed()));
                 let id = self.tunnels().dialled(&key, handle, Instant::now());
                 settle.send_replace(Some(Ok(())));
                 tracing::debug!(source = %key.source(), destination = %key.destination(), "tunnel open");
                 let end = self.drive(&key, id, connection).await;
                 self.tunnels().retire(&key, id);
+                (self.observer)(Dialled::Ended);
                 tracing::debug!(source = %key.source(), destination = %key.destination(), ?end, "tunnel closed");
             }
             Err(error) => {
+                (self.observer)(Dialled::Failed(began.elapsed()));
                 self.tunnels().dial_failed(&key);
                 settle.send_replace(Some(Err(error)));
             }

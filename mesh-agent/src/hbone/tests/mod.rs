@@ -116,7 +116,13 @@ impl World {
 
     fn pool_with(&self, certificates: Arc<Certificates>, limits: Limits) -> Arc<Pool> {
         let shutdown = self.shutdown.clone();
-        Arc::new(Pool::new(certificates, Arc::new(Direct), limits, shutdown))
+        Arc::new(Pool::new(
+            certificates,
+            Arc::new(Direct),
+            limits,
+            shutdown,
+            Box::new(|_| {}),
+        ))
     }
 
     /// A connection from one application to another, through a tunnel.
