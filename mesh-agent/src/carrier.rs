@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::hbone::{Limits, Pool};
+use crate::hbone::{Limits, OpenTunnels, Pool};
 use crate::model::Snapshot;
 use crate::pki::Certificates;
 use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
@@ -37,7 +37,7 @@ pub struct Carrier {
 
 impl Carrier {
     /// Starts the threads, one for each processor unless told otherwise, and at most four: more would be more tunnels
-    /// between the same two pods.
+    /// between the same two pods. Their tunnels are listed among those that are `open`.
     ///
     /// # Errors
     /// No thread or descriptor is to be had.
@@ -45,12 +45,13 @@ impl Carrier {
         workers: Option<NonZeroUsize>,
         snapshots: &watch::Receiver<Snapshot>,
         certificates: &Arc<Certificates>,
+        open: Arc<OpenTunnels>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
         let usual = || available_parallelism().unwrap_or(MOST).min(MOST);
         let workers = Workers::start(workers.unwrap_or_else(usual))?;
         let drained = CancellationToken::new();
-        let lanes = lanes(&workers, certificates, &drained);
+        let lanes = lanes(&workers, certificates, &open, &drained);
         let allowed = Arc::new(Allowed::new(snapshots.clone()));
         Ok(Self {
             outbound: Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone()),
@@ -59,6 +60,7 @@ impl Carrier {
                 certificates.clone(),
                 workers.handles(),
                 allowed.clone(),
+                open,
             ),
             workers,
             lanes,
@@ -122,6 +124,7 @@ impl Carrier {
 fn lanes(
     workers: &Workers,
     certificates: &Arc<Certificates>,
+    open: &Arc<OpenTunnels>,
     drained: &CancellationToken,
 ) -> Arc<[Lane]> {
     let lane = |worker: &Handle| Lane {
@@ -130,6 +133,7 @@ fn lanes(
             certificates.clone(),
             Arc::new(TransparentDial),
             Limits::default(),
+            open.clone(),
             drained.clone(),
         )),
     };

@@ -1,29 +1,36 @@
 //! The node agent of Mesh CNI.
 
 use std::convert::Infallible;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use mesh_agent::admin::{self, Asked};
 use mesh_agent::args::{Cli, Command};
-use mesh_agent::{agent, ca, causes, check, confine, prepare, uninstall};
+use mesh_agent::logging::Logging;
+use mesh_agent::{agent, ca, causes, check, confine, prepare, sysdump, uninstall};
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
 
 /// Threads that follow the world; connections have theirs.
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let (cli, flags) = Cli::read();
+    match cli.command {
         Command::Run(config) => match confine::privileges() {
-            Ok(()) => run(agent::run(*config)),
+            Ok(()) => run(agent::run(*config, flags, Logging::start())),
             Err(error) => failed(&error),
         },
-        Command::Ca(config) => run(ca::run(config)),
+        Command::Ca(config) => {
+            Logging::start();
+            run(ca::run(config))
+        }
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
         Command::Status(args) => asked(admin::status(&args)),
+        Command::Workloads(args) => asked(admin::workloads(args)),
+        Command::Services(args) => asked(admin::services(&args)),
+        Command::Tunnels(args) => asked(admin::tunnels(&args)),
+        Command::Certs(args) => asked(admin::certificates(&args)),
+        Command::Sysdump(args) => once(async { sysdump::run(&args).await.map(|()| true) }),
         Command::Check(args) => once(async {
             let findings = check::run(&args).await;
             print!("{}", check::render(&findings, args.common.output));
@@ -36,14 +43,6 @@ fn main() -> ExitCode {
 }
 
 fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    // The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
-    let default = "info,kube_client=off";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()

@@ -62,6 +62,8 @@ pub enum Command {
     Status(Reply<()>),
     /// How the node's network is doing.
     Describe(oneshot::Sender<Node>),
+    /// What keeps the agent from serving its node.
+    Pending(oneshot::Sender<Vec<Problem>>),
 }
 
 /// A wired attachment.
@@ -521,6 +523,9 @@ impl World {
             Command::Describe(reply) => {
                 let _ = reply.send(self.describe().await);
             }
+            Command::Pending(reply) => {
+                let _ = reply.send(self.pending());
+            }
         }
     }
 
@@ -740,10 +745,7 @@ impl World {
     }
 
     async fn describe(&self) -> Node {
-        let not_ready = self.ready().err().map(|refusal| Problem {
-            what: refusal.message,
-            remedy: refusal.remedy,
-        });
+        let not_ready = self.not_ready();
         let mut uplinks = Vec::new();
         for Uplink { name, index, .. } in &self.uplinks {
             let missing = |filters: &[String]| self.dataplane.missing_at_uplink(name, filters);
@@ -778,10 +780,35 @@ impl World {
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
             maps: maps.map(map).collect(),
+            without: self.dataplane.without().to_vec(),
             lost: self.lost.keys().cloned().collect(),
             is_behind: self.behind,
             failures: self.failures,
         }
+    }
+
+    fn not_ready(&self) -> Option<Problem> {
+        self.ready().err().map(|refusal| Problem {
+            what: refusal.message,
+            remedy: refusal.remedy,
+        })
+    }
+
+    fn pending(&self) -> Vec<Problem> {
+        let mut pending: Vec<_> = self.not_ready().into_iter().collect();
+        let mut wait = |what: &str| {
+            pending.push(Problem {
+                what: what.to_owned(),
+                remedy: "wait a moment; if it stays so, see the agent's log".to_owned(),
+            });
+        };
+        if !self.listeners.is_empty() {
+            wait("the listeners for captured connections are not in their slots yet");
+        }
+        if !self.is_attached {
+            wait("pods have the programs of an earlier agent still");
+        }
+        pending
     }
 
     fn ready(&self) -> Result<(), Refusal> {

@@ -19,7 +19,10 @@ use super::workers::{Handed, Loads};
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::clock;
-use crate::hbone::{self, Accept, ConnectRequest, Limits, Progress, Refusal, Transfer, Upstream};
+use crate::hbone::{
+    self, Accept, ConnectRequest, Counted, Limits, Open, OpenTunnels, Opener, Progress, Refusal,
+    Transfer, Upstream,
+};
 use crate::model::{Authority, Identity, Snapshot};
 use crate::pki::Certificates;
 use crate::policy::Direction;
@@ -33,6 +36,7 @@ pub struct Inbound {
     workers: Arc<[Handle]>,
     loads: Loads,
     allowed: Arc<Allowed>,
+    open: Arc<OpenTunnels>,
     /// For tunnels and their streams.
     budget: Arc<Budget>,
     /// For connections whose peer has not proved yet who it is.
@@ -49,6 +53,7 @@ impl Inbound {
         certificates: Arc<Certificates>,
         workers: &[Handle],
         allowed: Arc<Allowed>,
+        open: Arc<OpenTunnels>,
     ) -> Self {
         Self {
             world,
@@ -56,6 +61,7 @@ impl Inbound {
             workers: workers.into(),
             loads: Loads::new(workers.len()),
             allowed,
+            open,
             budget: Budget::for_descriptors(drain::descriptors()),
             strangers: Budget::for_strangers(drain::descriptors()),
         }
@@ -133,14 +139,22 @@ impl Inbound {
         let place = self.budget.claim(peer.remote.ip());
         let place = place.map_err(|exhausted| exhausted.to_string())?;
         drop(stranger);
+        let listed = self.open.enter(Open {
+            opener: Opener::They,
+            ours: peer.local,
+            identity: identity.clone(),
+            theirs: peer.remote,
+            peer: peer.identity.clone(),
+        });
         let handler = Arc::new(Streams {
             world: self.world,
             owner: identity,
             allowed: self.allowed,
             budget: self.budget,
+            open: listed.streams.clone(),
         });
         let served = hbone::serve(tls, peer, handler, &limits, deadline, shutdown).await;
-        drop(place);
+        drop((listed, place));
         served.map_err(|error| causes(&error))
     }
 }
@@ -152,6 +166,7 @@ struct Streams {
     owner: Identity,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
+    open: hbone::Streams,
 }
 
 /// A stream that is open.
@@ -159,6 +174,7 @@ struct Carried {
     log: AccessLog,
     _admission: Admission,
     _place: Place,
+    _open: Counted,
 }
 
 impl Accept for Streams {
@@ -193,6 +209,7 @@ impl Accept for Streams {
                     log,
                     _admission: admission,
                     _place: place,
+                    _open: self.open.count(),
                 },
             }),
             Err((refusal, reason)) => {

@@ -116,7 +116,14 @@ impl World {
 
     fn pool_with(&self, certificates: Arc<Certificates>, limits: Limits) -> Arc<Pool> {
         let shutdown = self.shutdown.clone();
-        Arc::new(Pool::new(certificates, Arc::new(Direct), limits, shutdown))
+        let open = Arc::default();
+        Arc::new(Pool::new(
+            certificates,
+            Arc::new(Direct),
+            limits,
+            open,
+            shutdown,
+        ))
     }
 
     /// A connection from one application to another, through a tunnel.
