@@ -68,7 +68,10 @@ impl Shown {
                 .unwrap_or_default(),
             not_before: validity.map(|it| at(it.not_before)).unwrap_or_default(),
             not_after: validity.map(|it| at(it.not_after)).unwrap_or_default(),
-            pem: pem::encode(&pem::Pem::new("CERTIFICATE", certificate.as_ref())),
+            pem: pem::encode_config(
+                &pem::Pem::new("CERTIFICATE", certificate.as_ref()),
+                pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+            ),
         }
     }
 }
