@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -98,12 +98,17 @@ impl Sources {
             Request::Services => listing::services(&snapshot).map(Response::Services).into(),
             Request::Tunnels => Response::Tunnels(Tunnels::new(self.tunnels.seen(), clock::now())),
             Request::Certificates => Response::Certificates((self.certificates)()),
-            Request::Process => Response::Process(Process {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                flags: self.flags.clone(),
-                config_dump: self.config_dump(),
-                log: (self.log)(),
-            }),
+            Request::Process => {
+                let told = self.clone();
+                // A large cluster's dump takes a moment, in which nobody is to wait.
+                let dump = spawn_blocking(move || told.config_dump()).await;
+                Response::Process(Process {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    flags: self.flags.clone(),
+                    config_dump: dump.unwrap_or_default(),
+                    log: (self.log)(),
+                })
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use crate::args::Sysdump;
 
 /// There is no archive.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {path}; name another file with --output")]
+#[error("cannot write {path}; name another file with --output, or - for standard output")]
 pub struct Error {
     path: PathBuf,
     #[source]
