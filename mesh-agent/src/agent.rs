@@ -1,6 +1,6 @@
 //! The composition root: builds every part, and decides the order of start and drain.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,13 @@ use crate::cni_server::CniServer;
 use crate::confine;
 use crate::dataplane::{self, Dataplane};
 use crate::handover::{self, Ownership};
+use crate::http::{self, Metrics, Ports};
 use crate::install::{Installer, untaint};
+use crate::logging::Logging;
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
 use crate::revocation;
-use crate::status;
 use crate::telemetry::{self, Counters, Scraper, Telemetry};
 use crate::world::{self, Ending, World};
 
@@ -38,12 +39,16 @@ const ALONE: Duration = Duration::from_secs(5);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
-/// Runs the agent of a node until it is told to stop or a part of it fails.
+/// Runs the agent of a node until it is told to stop or a part of it fails. It tells of its `flags` and its log to who asks.
 ///
 /// # Errors
 ///
 /// What kept it from starting, or what ended it.
-pub async fn run(config: Run) -> anyhow::Result<()> {
+pub async fn run(
+    config: Run,
+    flags: BTreeMap<String, String>,
+    logging: Logging,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let ending = Ending::default();
     let Ending {
@@ -109,12 +114,26 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             Arc::new(move || certificates.report())
         },
     };
-    let sources = sources(scraper);
+    let ports = Ports::default();
+    let own = Told {
+        flags,
+        logging: logging.clone(),
+        ports: ports.clone(),
+    };
+    let sources = sources(&config, scraper, own);
+    let servers = Servers::new(&config, &sources, &ports, logging);
+    let tunnels = sources.tunnels.clone();
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone(), counters)?;
     // Before there are threads that give up more: all are to have the same until then.
     confine::running()?;
-    let carrier = Carrier::start(config.workers, &snapshots, &certificates, &telemetry)?;
+    let carrier = Carrier::start(
+        config.workers,
+        &snapshots,
+        &certificates,
+        tunnels,
+        &telemetry,
+    )?;
     carrier.serve(listeners, &mut parts, retired);
     // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
@@ -135,6 +154,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     parts.spawn(part(world.run(told, asked, ownership, ending.clone())));
     parts.spawn(part(cni.run(shutdown.clone())));
     parts.spawn(part(admin.run(shutdown.clone())));
+    servers.spawn(&mut parts, shutdown);
     parts.spawn(source(config.clone(), events, health, stopped.clone()));
     info!(node = config.node, "agent started");
 
@@ -205,18 +225,59 @@ fn signer(config: &Run) -> anyhow::Result<Arc<dyn Signer>> {
     }
 }
 
+/// What the process tells of itself.
+struct Told {
+    flags: BTreeMap<String, String>,
+    logging: Logging,
+    ports: Ports,
+}
+
 /// What answers questions about this agent.
-fn sources(scraper: Scraper) -> admin::Sources {
+fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
     let (health, certificates) = (scraper.health.clone(), scraper.certificates.clone());
     admin::Sources {
         snapshots: scraper.snapshots.clone(),
         world: scraper.world.clone(),
         source: Arc::new(move || Some((&*health.borrow()).into())),
-        certificates: Arc::new(move || {
-            let reports = certificates();
-            reports.into_iter().map(status::Certificate::from).collect()
-        }),
+        certificates,
         scraper,
+        tunnels: Arc::default(),
+        ports: Arc::new(move || told.ports.report()),
+        log: Arc::new(move || told.logging.recent()),
+        cluster: config.remote_ca.ca_cluster.clone(),
+        flags: told.flags,
+    }
+}
+
+/// The servers of HTTP.
+struct Servers {
+    metrics: http::Server<Metrics>,
+    health: http::Server<http::Health>,
+    admin: http::Server<http::Admin>,
+}
+
+impl Servers {
+    fn new(config: &Run, sources: &admin::Sources, ports: &Ports, logging: Logging) -> Self {
+        let at = &config.http;
+        let health = http::Health::new(&config.node, sources.world.clone(), sources.source.clone());
+        let dumped = sources.clone();
+        let admin = http::Admin::new(Arc::new(move || dumped.config_dump()), logging);
+        Self {
+            metrics: http::Server::new(
+                "--metrics-address",
+                at.metrics_address,
+                Metrics(sources.scraper.clone()),
+                ports,
+            ),
+            health: http::Server::new("--health-address", at.health_address, health, ports),
+            admin: http::Server::new("--admin-address", at.admin_address, admin, ports),
+        }
+    }
+
+    fn spawn(self, parts: &mut JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken) {
+        parts.spawn(part(self.metrics.run(shutdown.clone())));
+        parts.spawn(part(self.health.run(shutdown.clone())));
+        parts.spawn(part(self.admin.run(shutdown.clone())));
     }
 }
 

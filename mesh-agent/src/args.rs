@@ -1,12 +1,13 @@
 //! The command line: every flag with its environment variable, default and unit.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use mesh_common::names::CNI_SOCKET;
 
@@ -14,6 +15,7 @@ use crate::admin::ADMIN_SOCKET;
 use crate::authority::ServiceAccount;
 use crate::cluster::Source;
 use crate::dataplane::attach::Mode;
+use crate::http::Address;
 use crate::inspect::{Destination, End, Transport};
 use crate::telemetry::{Exposition, Filter, Wanted};
 
@@ -35,6 +37,32 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line and the environment; also tells the flags in force, by their names. Ends the process where
+    /// they cannot be understood.
+    pub fn read() -> (Self, BTreeMap<String, String>) {
+        let matches = Self::command().get_matches();
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let flags = matches
+            .subcommand()
+            .map(|(name, matches)| in_force(name, matches));
+        (cli, flags.unwrap_or_default())
+    }
+}
+
+/// The values of a subcommand's flags.
+fn in_force(subcommand: &str, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let cli = Cli::command();
+    let flags = cli.find_subcommand(subcommand).into_iter();
+    let flags = flags.flat_map(clap::Command::get_arguments);
+    let value = |flag: &clap::Arg| {
+        let values = matches.get_raw(flag.get_id().as_str())?;
+        let values: Vec<_> = values.map(|it| it.to_string_lossy()).collect();
+        Some((flag.get_long()?.to_owned(), values.join(",")))
+    };
+    flags.filter_map(value).collect()
 }
 
 /// The subcommands.
@@ -61,6 +89,20 @@ pub enum Command {
     Metrics(Metrics),
     /// Tell which connections the access log tells of, or have it tell of others; lasts until the agent ends.
     Log(Log),
+    /// List pods as the mesh sees them: where they are, who they are, and why they are not part of it.
+    Workloads(Workloads),
+    /// List services with their endpoints.
+    Services(Asking),
+    /// List the tunnels that are open between pods of this node and others.
+    Tunnels(Asking),
+    /// List the certificates of this node's identities, never with a key.
+    ///
+    /// Exits with 0 if all are there and none waits for its renewal, with 1 otherwise, with 2 if there is no answer.
+    Certs(Asking),
+    /// Write what a maintainer needs to work on a problem of this node to one archive; no keys, no tokens.
+    ///
+    /// Also where no agent runs: then what the node itself can tell.
+    Sysdump(Sysdump),
     /// Tell whether this node can run the agent, or what around a running one is wrong; changes nothing.
     ///
     /// One line a finding, with its remedy. Exits with 1 if anything fails.
@@ -330,6 +372,18 @@ pub struct Log {
     pub common: Asking,
 }
 
+/// Settings of `mesh-agent workloads`.
+#[derive(Clone, Debug, Args)]
+pub struct Workloads {
+    /// Pods: namespace/pod, pod (of namespace default), or an address [default: all]
+    #[arg(value_name = "POD")]
+    pub pods: Vec<End>,
+
+    /// What all questions have.
+    #[command(flatten)]
+    pub common: Asking,
+}
+
 impl Log {
     /// What the log is to tell; none if it is only asked.
     pub fn filter(&self) -> Option<Filter> {
@@ -341,6 +395,26 @@ impl Log {
             sample: self.sample.unwrap_or(1),
         })
     }
+}
+
+/// Settings of `mesh-agent sysdump`.
+#[derive(Clone, Debug, Args)]
+pub struct Sysdump {
+    /// The archive to write, or - for standard output [default: mesh-sysdump-NODE-TIME.tar.gz here]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Unix socket on which the agent answers.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+
+    /// Directory of the agent's state.
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+
+    /// Directory of the agent's programs and maps.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
 }
 
 /// Settings of what asks the running agent.
@@ -400,7 +474,7 @@ pub struct Run {
     #[arg(long, env = "MESH_CNI_SOCKET", value_name = "PATH", default_value = CNI_SOCKET)]
     pub cni_socket: PathBuf,
 
-    /// Unix socket on which `mesh-agent trace`, `policies` and `status` find this agent.
+    /// Unix socket on which `mesh-agent trace`, `status`, `workloads` and the like find this agent.
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 
@@ -475,6 +549,43 @@ pub struct Run {
     /// Seconds that open connections are given to end when another agent has taken over; without one it is 5 at most.
     #[arg(long, env = "MESH_DRAIN_DEADLINE", value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub drain_deadline: Duration,
+
+    /// Where it serves HTTP.
+    #[command(flatten)]
+    pub http: Http,
+}
+
+/// Where `mesh-agent run` serves HTTP. A port that is taken is waited for, and told by `mesh-agent status`.
+#[derive(Clone, Debug, Args)]
+pub struct Http {
+    /// Address of the metrics, plain HTTP: /metrics; off, or 0.0.0.0 where the kernel has no IPv6.
+    #[arg(
+        long,
+        env = "MESH_METRICS_ADDRESS",
+        value_name = "ADDRESS:PORT|off",
+        default_value = "[::]:15020"
+    )]
+    pub metrics_address: Address,
+
+    /// Address of the health checks, plain HTTP: /healthz/ready and /healthz/live; off, or 0.0.0.0 where the kernel has no
+    /// IPv6.
+    #[arg(
+        long,
+        env = "MESH_HEALTH_ADDRESS",
+        value_name = "ADDRESS:PORT|off",
+        default_value = "[::]:15021"
+    )]
+    pub health_address: Address,
+
+    /// Loopback address of what the agent knows, plain HTTP: `/config_dump` and POST `/logging`; or off.
+    #[arg(
+        long,
+        env = "MESH_ADMIN_ADDRESS",
+        value_name = "ADDRESS:PORT|off",
+        default_value = "127.0.0.1:15000",
+        value_parser = Address::loopback
+    )]
+    pub admin_address: Address,
 }
 
 const STATE: &str = "/var/lib/mesh-cni";

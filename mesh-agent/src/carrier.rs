@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::hbone::{Dialled, Limits, Observer, Pool};
+use crate::hbone::{Dialled, Limits, Observer, OpenTunnels, Pool};
 use crate::model::Snapshot;
 use crate::pki::Certificates;
 use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
@@ -39,7 +39,7 @@ pub struct Carrier {
 
 impl Carrier {
     /// Starts the threads, one for each processor unless told otherwise, and at most four: more would be more tunnels
-    /// between the same two pods.
+    /// between the same two pods. Their tunnels are listed among those that are `open`.
     ///
     /// # Errors
     /// No thread or descriptor is to be had.
@@ -47,6 +47,7 @@ impl Carrier {
         workers: Option<NonZeroUsize>,
         snapshots: &watch::Receiver<Snapshot>,
         certificates: &Arc<Certificates>,
+        open: Arc<OpenTunnels>,
         telemetry: &Arc<Telemetry>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
@@ -54,7 +55,7 @@ impl Carrier {
         let workers = Workers::start(workers.unwrap_or_else(usual))?;
         let drained = CancellationToken::new();
         let counters = &telemetry.counters;
-        let lanes = lanes(&workers, certificates, &drained, counters);
+        let lanes = lanes(&workers, certificates, &open, &drained, counters);
         let allowed = Arc::new(Allowed::new(snapshots.clone(), counters.clone()));
         Ok(Self {
             outbound: Outbound::new(
@@ -68,6 +69,7 @@ impl Carrier {
                 certificates.clone(),
                 workers.handles(),
                 allowed.clone(),
+                open,
                 telemetry.clone(),
             ),
             workers,
@@ -132,6 +134,7 @@ impl Carrier {
 fn lanes(
     workers: &Workers,
     certificates: &Arc<Certificates>,
+    open: &Arc<OpenTunnels>,
     drained: &CancellationToken,
     counters: &Arc<Counters>,
 ) -> Arc<[Lane]> {
@@ -141,6 +144,7 @@ fn lanes(
             certificates.clone(),
             Arc::new(TransparentDial),
             Limits::default(),
+            open.clone(),
             drained.clone(),
             observer(counters.clone()),
         )),

@@ -1,36 +1,40 @@
 //! The node agent of Mesh CNI.
 
 use std::convert::Infallible;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use mesh_agent::admin::{self, Asked};
-use mesh_agent::args::{Cli, Command, Format};
-use mesh_agent::{agent, ca, causes, check, confine, prepare, uninstall};
+use mesh_agent::args::{Cli, Command};
+use mesh_agent::logging::Logging;
+use mesh_agent::{agent, ca, causes, check, confine, prepare, sysdump, uninstall};
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
 
 /// Threads that follow the world; connections have theirs.
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    let Cli {
-        log_format,
-        command,
-    } = Cli::parse();
-    match command {
+    let (cli, flags) = Cli::read();
+    let log = cli.log_format;
+    match cli.command {
         Command::Run(config) => match confine::privileges() {
-            Ok(()) => run(log_format, agent::run(*config)),
+            Ok(()) => run(agent::run(*config, flags, Logging::start(log))),
             Err(error) => failed(&error),
         },
-        Command::Ca(config) => run(log_format, ca::run(config)),
+        Command::Ca(config) => {
+            Logging::start(log);
+            run(ca::run(config))
+        }
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
         Command::Status(args) => asked(admin::status(&args)),
         Command::Flows(args) => asked(admin::flows(&args)),
         Command::Metrics(args) => asked(admin::metrics(&args)),
         Command::Log(args) => asked(admin::log(&args)),
+        Command::Workloads(args) => asked(admin::workloads(args)),
+        Command::Services(args) => asked(admin::services(&args)),
+        Command::Tunnels(args) => asked(admin::tunnels(&args)),
+        Command::Certs(args) => asked(admin::certificates(&args)),
+        Command::Sysdump(args) => once(async { sysdump::run(&args).await.map(|()| true) }),
         Command::Check(args) => once(async {
             let findings = check::run(&args).await;
             print!("{}", check::render(&findings, args.common.output));
@@ -42,18 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(log: Format, part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    // The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
-    let default = "info,kube_client=off";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match log {
-        Format::Text => subscriber.init(),
-        Format::Json => subscriber.json().flatten_event(true).init(),
-    }
+fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()

@@ -66,6 +66,8 @@ pub enum Command {
     Describe(oneshot::Sender<Node>),
     /// What the kernel's side has counted; less to find out than [`Command::Describe`].
     Measure(oneshot::Sender<Measured>),
+    /// What keeps the agent from serving its node.
+    Pending(oneshot::Sender<Vec<Problem>>),
 }
 
 /// A wired attachment.
@@ -539,6 +541,9 @@ impl World {
             Command::Describe(reply) => {
                 let _ = reply.send(self.describe().await);
             }
+            Command::Pending(reply) => {
+                let _ = reply.send(self.pending());
+            }
         }
     }
 
@@ -758,10 +763,7 @@ impl World {
     }
 
     async fn describe(&self) -> Node {
-        let not_ready = self.ready().err().map(|refusal| Problem {
-            what: refusal.message,
-            remedy: refusal.remedy,
-        });
+        let not_ready = self.not_ready();
         let mut uplinks = Vec::new();
         for Uplink { name, index, .. } in &self.uplinks {
             let missing = |filters: &[String]| self.dataplane.missing_at_uplink(name, filters);
@@ -790,6 +792,7 @@ impl World {
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
             maps: self.maps(),
+            without: self.dataplane.without().to_vec(),
             lost: self.lost.keys().cloned().collect(),
             is_behind: self.behind,
             failures: self.failures,
@@ -814,6 +817,30 @@ impl World {
             is_behind: self.behind,
             failures: self.failures,
         }
+    }
+
+    fn not_ready(&self) -> Option<Problem> {
+        self.ready().err().map(|refusal| Problem {
+            what: refusal.message,
+            remedy: refusal.remedy,
+        })
+    }
+
+    fn pending(&self) -> Vec<Problem> {
+        let mut pending: Vec<_> = self.not_ready().into_iter().collect();
+        let mut wait = |what: &str| {
+            pending.push(Problem {
+                what: what.to_owned(),
+                remedy: "wait a moment; if it stays so, see the agent's log".to_owned(),
+            });
+        };
+        if !self.listeners.is_empty() {
+            wait("the listeners for captured connections are not in their slots yet");
+        }
+        if !self.is_attached {
+            wait("pods have the programs of an earlier agent still");
+        }
+        pending
     }
 
     fn ready(&self) -> Result<(), Refusal> {

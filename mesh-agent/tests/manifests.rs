@@ -61,6 +61,37 @@ fn every_mount_has_its_volume() {
     }
 }
 
+#[test]
+fn a_daemon_set_that_surges_has_no_ports_of_the_host() {
+    for object in all().iter().filter(|it| it["kind"] == "DaemonSet") {
+        let spec = typed::<DaemonSet>(object).spec.unwrap();
+        let rolling = spec.update_strategy.and_then(|it| it.rolling_update);
+        if rolling.and_then(|it| it.max_surge).is_none() {
+            continue;
+        }
+        for container in containers(spec.template.spec.unwrap()) {
+            let ports = container.ports.unwrap_or_default();
+            assert!(ports.is_empty(), "{}: {ports:?}", container.name);
+        }
+    }
+}
+
+#[test]
+fn what_prometheus_is_told_is_where_the_agent_serves() {
+    let cli = Cli::parse_from(["mesh-agent", "run", "--node=x", "--source=x", "--ca=x"]);
+    let mesh_agent::args::Command::Run(config) = cli.command else {
+        panic!("it was told to run");
+    };
+    let is_agent =
+        |it: &&Value| it["metadata"]["name"] == "mesh-agent" && it["kind"] == "DaemonSet";
+    let objects = all();
+    let agent = objects.iter().find(is_agent).unwrap();
+    let annotations = &agent["spec"]["template"]["metadata"]["annotations"];
+    let port = annotations["prometheus.io/port"].as_str().unwrap();
+    let address = config.http.metrics_address.to_string();
+    assert!(address.ends_with(&format!(":{port}")), "{address}");
+}
+
 fn all() -> Vec<Value> {
     DIRECTORIES.iter().flat_map(|it| objects(it)).collect()
 }

@@ -31,4 +31,5 @@ pub mod trie;
 pub mod usage;
 pub mod vectors;
 pub mod wait;
+pub mod web;
 pub mod world;

@@ -12,8 +12,10 @@ use serde::Serialize;
 
 use super::protocol::{Refusal, Request, Response, VERSION};
 use super::render;
-use crate::args::{Asking, Flows, Format, Log, Metrics, Policies, Trace};
+use crate::args::{Asking, Flows, Format, Log, Metrics, Policies, Trace, Workloads};
 use crate::inspect::{Outcome, Question};
+use crate::listing;
+use crate::pki::Report;
 use crate::status::Status;
 use crate::telemetry::{Filter, Flow, Wanted};
 
@@ -103,10 +105,10 @@ pub fn policies(args: Policies) -> Result<Asked, Error> {
 
 /// Asks how the node is doing.
 pub fn ask_status(socket: &Path) -> Result<Status, Error> {
-    match ask(socket, &Request::Status)? {
-        Response::Status(status) => Ok(status),
-        _ => Err(Error::Other),
-    }
+    let Response::Status(status) = ask(socket, &Request::Status)? else {
+        return Err(Error::Other);
+    };
+    Ok(*status)
 }
 
 /// Asks how the node is doing, and prints it: yes is healthy.
@@ -175,7 +177,55 @@ pub fn log(args: &Log) -> Result<Asked, Error> {
     Ok(Asked::Yes)
 }
 
-fn ask(path: &Path, request: &Request) -> Result<Response, Error> {
+/// Asks for workloads, and prints them.
+pub fn workloads(args: Workloads) -> Result<Asked, Error> {
+    let answer = ask(&args.common.admin_socket, &Request::Workloads(args.pods))?;
+    let Response::Workloads(list) = answer else {
+        return Err(Error::Other);
+    };
+    print(args.common.output, &list, listing::render_workloads)?;
+    Ok(Asked::Yes)
+}
+
+/// Asks for services, and prints them.
+pub fn services(args: &Asking) -> Result<Asked, Error> {
+    let Response::Services(list) = ask(&args.admin_socket, &Request::Services)? else {
+        return Err(Error::Other);
+    };
+    print(args.output, &list, listing::render_services)?;
+    Ok(Asked::Yes)
+}
+
+/// Asks for the tunnels that are open, and prints them.
+pub fn tunnels(args: &Asking) -> Result<Asked, Error> {
+    let Response::Tunnels(list) = ask(&args.admin_socket, &Request::Tunnels)? else {
+        return Err(Error::Other);
+    };
+    print(args.output, &list, listing::tunnels)?;
+    Ok(Asked::Yes)
+}
+
+/// Asks for the node's certificates, and prints them: yes is that all were issued, and none waits to be renewed.
+pub fn certificates(args: &Asking) -> Result<Asked, Error> {
+    let Response::Certificates(list) = ask(&args.admin_socket, &Request::Certificates)? else {
+        return Err(Error::Other);
+    };
+    print(args.output, &list, |it: &Vec<Report>| {
+        listing::certificates(it)
+    })?;
+    let is_well = |it: &Report| it.certificate.is_some() && it.last_error.is_none();
+    Ok(if list.iter().all(is_well) {
+        Asked::Yes
+    } else {
+        Asked::No
+    })
+}
+
+/// Asks the agent that listens at a path.
+///
+/// # Errors
+/// There is no answer.
+pub fn ask(path: &Path, request: &Request) -> Result<Response, Error> {
     let connect = |source| Error::Connect {
         path: path.to_owned(),
         source,

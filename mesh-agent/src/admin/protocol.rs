@@ -1,8 +1,13 @@
 //! CORE: the messages: one JSON document a line over a Unix stream socket, one request and its answer a connection.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::inspect::{End, PolicyReport, Problem, Question, Trace};
+use crate::listing::{Services, Tunnels, Workloads};
+use crate::pki::Report;
 use crate::status::Status;
 use crate::telemetry::{Batch, Exposition, Filter, Wanted};
 
@@ -38,6 +43,16 @@ pub enum Request {
     },
     /// What the access log tells of; or what it is to tell from now on.
     Log(Option<Filter>),
+    /// The workloads of these names, or all.
+    Workloads(Vec<End>),
+    /// All services.
+    Services,
+    /// The tunnels of this node that are open.
+    Tunnels,
+    /// The certificates of this node, without their keys.
+    Certificates,
+    /// What only the process itself can tell of it.
+    Process,
 }
 
 /// What the agent answers.
@@ -48,16 +63,39 @@ pub enum Response {
     Trace(Trace),
     /// To [`Request::Policies`].
     Policies(PolicyReport),
-    /// To [`Request::Status`].
-    Status(Status),
     /// To [`Request::Metrics`].
     Metrics(String),
     /// To [`Request::Flows`].
     Flows(Batch),
     /// To [`Request::Log`]: what is in force.
     Log(Filter),
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Workloads`].
+    Workloads(Workloads),
+    /// To [`Request::Services`].
+    Services(Services),
+    /// To [`Request::Tunnels`].
+    Tunnels(Tunnels),
+    /// To [`Request::Certificates`].
+    Certificates(Vec<Report>),
+    /// To [`Request::Process`].
+    Process(Process),
     /// There is no answer.
     Refused(Refusal),
+}
+
+/// What the process of an agent tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The agent's version.
+    pub version: String,
+    /// The flags in force.
+    pub flags: BTreeMap<String, String>,
+    /// What it knows, as Istio's tools read it.
+    pub config_dump: Value,
+    /// The last lines of its log.
+    pub log: Vec<String>,
 }
 
 /// Why there is no answer.

@@ -1,22 +1,28 @@
 //! EDGE: answers from the latest world.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::cni::Envelope;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::protocol::{MAX_REQUEST, Refusal, Request, Response, VERSION};
+use super::protocol::{MAX_REQUEST, Process, Refusal, Request, Response, VERSION};
+use crate::clock;
+use crate::hbone::OpenTunnels;
 use crate::inspect::{policies, trace};
+use crate::listing::{self, About, Tunnels};
 use crate::model::Snapshot;
+use crate::pki::Report;
 use crate::status::{self, Status};
 use crate::telemetry::Scraper;
 use crate::unix_socket;
@@ -48,7 +54,17 @@ pub struct Sources {
     /// What is counted and told of connections.
     pub scraper: Scraper,
     /// Tells of the certificates of this node.
-    pub certificates: Tell<Vec<status::Certificate>>,
+    pub certificates: Tell<Vec<Report>>,
+    /// The tunnels that are open.
+    pub tunnels: Arc<OpenTunnels>,
+    /// Tells which HTTP servers serve.
+    pub ports: Tell<Vec<status::Port>>,
+    /// Tells what was logged last.
+    pub log: Tell<Vec<String>>,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The flags in force.
+    pub flags: BTreeMap<String, String>,
 }
 
 /// A part of the agent that tells how it is doing.
@@ -84,10 +100,45 @@ impl Sources {
                     Ok(()) => told.await.ok(),
                     Err(_) => None,
                 };
-                let (source, certificates) = ((self.source)(), (self.certificates)());
-                Response::Status(Status::new(&snapshot, source, network, certificates))
+                let certificates = (self.certificates)().into_iter();
+                let told = status::Told {
+                    source: (self.source)(),
+                    network,
+                    certificates: certificates.map(status::Certificate::from).collect(),
+                    tunnels: self.tunnels.count(),
+                    http: (self.ports)(),
+                };
+                Response::Status(Status::new(&snapshot, told).into())
+            }
+            Request::Workloads(named) => listing::workloads(&snapshot, named)
+                .map(Response::Workloads)
+                .into(),
+            Request::Services => listing::services(&snapshot).map(Response::Services).into(),
+            Request::Tunnels => Response::Tunnels(Tunnels::new(self.tunnels.seen(), clock::now())),
+            Request::Certificates => Response::Certificates((self.certificates)()),
+            Request::Process => {
+                let told = self.clone();
+                // A large cluster's dump takes a moment, in which nobody is to wait.
+                let dump = spawn_blocking(move || told.config_dump()).await;
+                Response::Process(Process {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    flags: self.flags.clone(),
+                    config_dump: dump.unwrap_or_default(),
+                    log: (self.log)(),
+                })
             }
         }
+    }
+
+    /// What the agent knows, as Istio's tools read it.
+    pub fn config_dump(&self) -> Value {
+        let about = About {
+            cluster: self.cluster.clone(),
+            flags: self.flags.clone(),
+            certificates: (self.certificates)(),
+        };
+        let snapshot = self.snapshots.borrow().clone();
+        listing::config_dump(&snapshot, &about)
     }
 }
 
@@ -198,6 +249,11 @@ mod tests {
             scraper,
             source: Arc::new(|| None),
             certificates: Arc::new(Vec::new),
+            tunnels: Arc::default(),
+            ports: Arc::new(Vec::new),
+            log: Arc::new(Vec::new),
+            cluster: "Kubernetes".to_owned(),
+            flags: BTreeMap::new(),
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, mut writer) = ours.into_split();

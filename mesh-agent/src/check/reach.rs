@@ -194,12 +194,12 @@ mod tests {
             not_after: Some("2030-01-01T00:00:00Z".to_owned()),
             error: None,
         };
-        Status::new(
-            &snapshot,
-            None,
-            Some(crate::status::Node::default()),
-            vec![certificate],
-        )
+        let told = crate::status::Told {
+            network: Some(crate::status::Node::default()),
+            certificates: vec![certificate],
+            ..crate::status::Told::default()
+        };
+        Status::new(&snapshot, told)
     }
 
     #[test]

@@ -31,6 +31,7 @@ use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
 use super::traffic::{Carried, carried};
 use super::{Error, Events, attached, bpffs, strays, sys};
+use crate::causes::causes;
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
 
@@ -68,6 +69,8 @@ pub struct Dataplane {
     changed_over: bool,
     /// Whether the maps are those of an earlier agent.
     has_world: bool,
+    /// What the node goes without, in words.
+    without: Vec<String>,
 }
 
 impl Dataplane {
@@ -113,6 +116,7 @@ impl Dataplane {
                 .map_err(failed(MAP_COUNTERS))?,
             changed_over: false,
             has_world,
+            without: Vec::new(),
             ebpf,
             options,
         })
@@ -139,18 +143,28 @@ impl Dataplane {
     pub fn attach_node(&mut self) -> Result<(), Error> {
         self.attach_lookup(PROGRAM_LISTEN)?;
         if let Err(error) = self.attach_lookup(PROGRAM_TO_NODE) {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "egress policy does not see services whose endpoint is a process of this node (Linux 5.17 is needed)"
+            self.goes_without(
+                &error,
+                "egress policy does not see services whose endpoint is a process of this node (Linux 5.17 is needed)",
             );
         }
         if let Err(error) = self.attach_connect() {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "what policy refuses is reset, connect() does not fail with EPERM; see --cgroup"
+            self.goes_without(
+                &error,
+                "what policy refuses is reset, connect() does not fail with EPERM; see --cgroup",
             );
         }
         Ok(())
+    }
+
+    fn goes_without(&mut self, error: &Error, what: &str) {
+        warn!(error = error as &dyn std::error::Error, "{what}");
+        self.without.push(format!("{what}: {}", causes(error)));
+    }
+
+    /// What the node goes without, because its kernel lacks something or refused it.
+    pub fn without(&self) -> &[String] {
+        &self.without
     }
 
     fn attach_lookup(&mut self, name: &'static str) -> Result<(), Error> {

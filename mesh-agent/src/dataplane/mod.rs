@@ -13,6 +13,7 @@ mod policy;
 pub mod probe;
 mod refused;
 pub mod remove;
+pub mod seen;
 mod strays;
 mod sys;
 mod traffic;

@@ -58,9 +58,9 @@ pub(super) fn detach(bpffs: &Path) -> io::Result<usize> {
     Ok(strays.len())
 }
 
-/// The maps of every program that is named like one of ours.
-fn maps_by_program() -> HashMap<u32, Vec<u32>> {
-    let ours = [
+/// Whether one of our programs has this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    const OURS: [&str; 6] = [
         PROGRAM_FROM_NET,
         PROGRAM_FROM_POD,
         PROGRAM_TO_NET,
@@ -68,7 +68,11 @@ fn maps_by_program() -> HashMap<u32, Vec<u32>> {
         PROGRAM_LISTEN,
         PROGRAM_TO_NODE,
     ];
-    let is_ours = |name: &str| ours.contains(&name) || PROGRAMS_CONNECT.contains(&name);
+    OURS.contains(&name) || PROGRAMS_CONNECT.contains(&name)
+}
+
+/// The maps of every program that is named like one of ours.
+fn maps_by_program() -> HashMap<u32, Vec<u32>> {
     let programs = loaded_programs().filter_map(Result::ok);
     let named = programs.filter(|program| program.name_as_str().is_some_and(is_ours));
     // One that is gone by now has none.

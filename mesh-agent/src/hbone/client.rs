@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::connect::baggage;
 use super::dial::{Handle, Http2, establish};
 use super::pool::{Claim, Key, TunnelId, Tunnels};
-use super::{Baggage, ConnectHead, Dial, Limits, OpenError, Stream};
+use super::{Baggage, ConnectHead, Counted, Dial, Limits, OpenError, OpenTunnels, Stream, Streams};
 use crate::pki::Certificates;
 
 /// All tunnels that this agent has opened; dropping it ends them.
@@ -29,7 +29,8 @@ struct Inner {
     dial: Arc<dyn Dial>,
     limits: Limits,
     observer: Observer,
-    tunnels: Mutex<Tunnels<Handle, Outcome>>,
+    tunnels: Mutex<Tunnels<Line, Outcome>>,
+    open: Arc<OpenTunnels>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     abort: CancellationToken,
@@ -49,6 +50,13 @@ pub enum Dialled {
 /// Is told what becomes of each tunnel.
 pub type Observer = Box<dyn Fn(Dialled) + Send + Sync>;
 
+/// A tunnel that takes streams.
+#[derive(Clone)]
+struct Line {
+    handle: Handle,
+    streams: Streams,
+}
+
 /// What a dial came to, once it has come to something.
 type Outcome = watch::Receiver<Option<Result<(), OpenError>>>;
 
@@ -61,11 +69,13 @@ pub struct Opened {
 }
 
 impl Pool {
-    /// An empty pool, of whose tunnels `observer` is told. Tunnels run on the runtime that [`open`](Self::open) is called on.
+    /// An empty pool, whose tunnels are listed among those that are `open`, and of whose tunnels `observer` is told. They run
+    /// on the runtime that [`open`](Self::open) is called on.
     pub fn new(
         certificates: Arc<Certificates>,
         dial: Arc<dyn Dial>,
         limits: Limits,
+        open: Arc<OpenTunnels>,
         shutdown: CancellationToken,
         observer: Observer,
     ) -> Self {
@@ -75,6 +85,7 @@ impl Pool {
             limits,
             observer,
             tunnels: Mutex::default(),
+            open,
             tasks: TaskTracker::new(),
             shutdown,
             abort: CancellationToken::new(),
@@ -149,18 +160,19 @@ impl Pool {
     /// A place on a tunnel that stands, or what to wait for; starts the dial if nobody has.
     fn try_claim(&self, key: &Key) -> Result<(Handle, Lease), Outcome> {
         let mut settle = None;
-        let limit = |handle: &Handle| room(handle, self.0.limits.streams_per_tunnel);
+        let limit = |line: &Line| room(&line.handle, self.0.limits.streams_per_tunnel);
         let claim = self.0.tunnels().claim(key, limit, || {
             let (sender, receiver) = watch::channel(None);
             settle = Some(sender);
             receiver
         });
         match claim {
-            Claim::Use(id, handle) => {
+            Claim::Use(id, Line { handle, streams }) => {
                 let lease = Lease {
                     pool: self.0.clone(),
                     key: key.clone(),
                     id,
+                    _stream: streams.count(),
                 };
                 Ok((handle, lease))
             }
@@ -220,6 +232,7 @@ pub(super) struct Lease {
     pool: Arc<Inner>,
     key: Key,
     id: TunnelId,
+    _stream: Counted,
 }
 
 impl Drop for Lease {
@@ -231,7 +244,7 @@ impl Drop for Lease {
 }
 
 impl Inner {
-    fn tunnels(&self) -> MutexGuard<'_, Tunnels<Handle, Outcome>> {
+    fn tunnels(&self) -> MutexGuard<'_, Tunnels<Line, Outcome>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,9 +260,13 @@ impl Inner {
             () = self.abort.cancelled() => Err(OpenError::Draining),
         };
         match established {
-            Ok((handle, connection)) => {
+            Ok((handle, connection, open)) => {
                 (self.observer)(Dialled::Stands(began.elapsed()));
-                let id = self.tunnels().dialled(&key, handle, Instant::now());
+                let listed = open.map(|it| self.open.enter(it));
+                let streams = listed.as_ref().map(|it| it.streams.clone());
+                let streams = streams.unwrap_or_default();
+                let line = Line { handle, streams };
+                let id = self.tunnels().dialled(&key, line, Instant::now());
                 settle.send_replace(Some(Ok(())));
                 tracing::debug!(source = %key.source(), destination = %key.destination(), "tunnel open");
                 let end = self.drive(&key, id, connection).await;

@@ -16,8 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::tunnel::Paced;
-use super::{Key, Limits, OpenError, Stage};
-use crate::pki::Certificates;
+use super::{Key, Limits, Open, OpenError, Opener, Stage};
+use crate::pki::{Certificates, peer_identity};
 
 /// A TCP connection being made.
 pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>;
@@ -33,13 +33,13 @@ pub(super) type Handle = SendRequest<Bytes>;
 /// Has to be polled for the tunnel to live.
 pub(super) type Http2 = Connection<Paced<TlsStream<TcpStream>>, Bytes>;
 
-/// A tunnel whose peer has accepted our certificate and sent its SETTINGS.
+/// A tunnel whose peer has accepted our certificate and sent its SETTINGS, and who is at its ends.
 pub(super) async fn establish(
     certificates: &Certificates,
     dial: &dyn Dial,
     limits: &Limits,
     key: &Key,
-) -> Result<(Handle, Http2), OpenError> {
+) -> Result<(Handle, Http2, Option<Open>), OpenError> {
     let destination = key.destination();
     let mut stage = Stage::Certificate;
     let steps = async {
@@ -62,6 +62,7 @@ pub(super) async fn establish(
             .connect(name, tcp)
             .await
             .map_err(|error| OpenError::from_tls(destination, error))?;
+        let open = ends(key, &tls);
         stage = Stage::Http2;
         let http2 = |error| OpenError::from_http2(destination, error);
         let (handle, mut connection) = limits
@@ -70,11 +71,23 @@ pub(super) async fn establish(
             .await
             .map_err(http2)?;
         settings(destination, &mut connection).await?;
-        Ok((handle, connection))
+        Ok((handle, connection, open))
     };
     timeout(limits.handshake, steps)
         .await
         .unwrap_or(Err(OpenError::Timeout { destination, stage }))
+}
+
+/// Who is at the ends of a tunnel of ours; none if its socket is broken already.
+fn ends(key: &Key, tls: &TlsStream<TcpStream>) -> Option<Open> {
+    let (tcp, session) = tls.get_ref();
+    Some(Open {
+        opener: Opener::We,
+        ours: tcp.local_addr().ok()?,
+        identity: key.source().clone(),
+        theirs: key.destination(),
+        peer: peer_identity(session)?,
+    })
 }
 
 /// Polls until the peer's SETTINGS have arrived, which is when streams are allowed.

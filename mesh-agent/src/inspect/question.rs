@@ -173,6 +173,14 @@ pub enum Problem {
         /// This node.
         node: String,
     },
+    /// No pod has the address.
+    #[error("no pod at {address} is known to the agent of node {node}")]
+    UnknownAddress {
+        /// The address asked for.
+        address: IpAddr,
+        /// This node.
+        node: String,
+    },
     /// The source does not tell the service.
     #[error("no service {service} is known to the agent of node {node}")]
     UnknownService {
@@ -216,6 +224,9 @@ impl Problem {
             Self::NotSynced(_) => "wait a moment, and see the agent's log",
             Self::UnknownPod { .. } => {
                 "check namespace and name (a name alone is of namespace default), and what `mesh-agent policies` tells to be left out"
+            }
+            Self::UnknownAddress { .. } => {
+                "name the pod; those in their node's network have no address of their own"
             }
             Self::UnknownService { .. } => {
                 "write it as svc/namespace/service or service.namespace; a pod with dots in its name as namespace/pod"

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mesh_common::cni::{Attachment, PodRef};
 
 use super::{
-    Attached, Identity, Key, Labels, MtlsMode, PeerAuthentication, Pod, Snapshot, Workload,
-    WorkloadId, WorkloadKey,
+    Attached, Identity, Key, Labels, MtlsMode, NotEnrolled, PeerAuthentication, Pod, Snapshot,
+    Workload, WorkloadId, WorkloadKey,
 };
 
 /// Label of namespaces and pods that decides about enrolment.
@@ -62,7 +62,7 @@ impl Snapshot {
             attachments: attached.iter().map(|it| it.attachment.clone()).collect(),
             node,
             addresses: addresses(pod, &attached),
-            enrolled: self.is_enrolled(pod),
+            enrolled: self.not_enrolled(pod).is_none(),
             strict,
             strict_ports: modes.exceptions(strict),
             identity: Some(Identity::new(
@@ -90,24 +90,31 @@ impl Snapshot {
         })
     }
 
-    fn is_enrolled(&self, pod: &Pod) -> bool {
+    /// Why a pod is not part of the mesh, if it is not.
+    pub fn not_enrolled(&self, pod: &Pod) -> Option<NotEnrolled> {
         let namespace = &pod.key.namespace;
-        if pod.host_network
-            || pod.sidecar
-            || pod.terminated
-            || self.settings.excluded_namespaces.contains(namespace)
-        {
-            return false;
+        if pod.host_network {
+            return Some(NotEnrolled::HostNetwork);
+        }
+        if pod.sidecar {
+            return Some(NotEnrolled::Sidecar);
+        }
+        if pod.terminated {
+            return Some(NotEnrolled::Terminated);
+        }
+        if self.settings.excluded_namespaces.contains(namespace) {
+            return Some(NotEnrolled::ExcludedNamespace);
         }
         let ambient =
             |labels: &Labels| labels.get(DATAPLANE_MODE).is_some_and(|it| it == "ambient");
         match pod.labels.get(DATAPLANE_MODE).map(String::as_str) {
-            Some("ambient") => true,
-            Some("none") => false,
-            _ => self
-                .namespaces
-                .get(namespace)
-                .is_some_and(|it| ambient(&it.labels)),
+            Some("ambient") => None,
+            Some("none") => Some(NotEnrolled::OptedOut),
+            _ => match self.namespaces.get(namespace) {
+                Some(it) if ambient(&it.labels) => None,
+                Some(_) => Some(NotEnrolled::NotLabelled),
+                None => Some(NotEnrolled::UnknownNamespace),
+            },
         }
     }
 

@@ -26,4 +26,4 @@ pub use object::{
     PeerAuthentication, Pod, Protocol, Service, ServicePort, TargetPort,
 };
 pub use snapshot::{Backend, Readiness, Settings, Snapshot};
-pub use workload::{Workload, WorkloadId, WorkloadKey};
+pub use workload::{NotEnrolled, Workload, WorkloadId, WorkloadKey};

@@ -235,6 +235,11 @@ impl Snapshot {
         self.services.get(key)
     }
 
+    /// Every service, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
     /// The interface of this node, as it was told.
     pub fn attachment(&self, attachment: &Attachment) -> Option<&Arc<Attached>> {
         self.attachments.get(attachment)

@@ -79,3 +79,36 @@ impl Workload {
         self.pod.as_ref().map(|pod| &pod.key)
     }
 }
+
+/// Why a pod is not part of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NotEnrolled {
+    /// It lives in its node's network namespace.
+    HostNetwork,
+    /// It has a sidecar, which is its own way into the mesh.
+    Sidecar,
+    /// It has come to its end.
+    Terminated,
+    /// Pods of its namespace never are.
+    ExcludedNamespace,
+    /// Its label says that it is not to be.
+    OptedOut,
+    /// Neither it nor its namespace has the label.
+    NotLabelled,
+    /// It has no label, and its namespace was not told.
+    UnknownNamespace,
+}
+
+impl fmt::Display for NotEnrolled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostNetwork => "host network",
+            Self::Sidecar => "sidecar",
+            Self::Terminated => "terminated",
+            Self::ExcludedNamespace => "excluded namespace",
+            Self::OptedOut => "opted out",
+            Self::NotLabelled => "namespace not labelled",
+            Self::UnknownNamespace => "namespace not known",
+        })
+    }
+}

@@ -3,6 +3,7 @@
 mod changes;
 mod filters;
 mod found;
+mod listing;
 mod masquerade;
 mod netlink;
 mod nftables;
@@ -11,6 +12,7 @@ mod routes;
 mod sysctl;
 
 pub use found::Found;
+pub use listing::Listing;
 pub use masquerade::{Masquerade, masquerade};
 pub use netlink::{Error, Network, Uplink};
 pub use nftables::TABLE;

@@ -27,7 +27,7 @@ pub use ca::{Authority, DEFAULT_LIFETIME, DirectoryCa};
 pub use certificate::Certificate;
 pub use error::{Error, ServingError};
 pub use remote::{Remote, RemoteCa, Standing};
-pub use report::{Issued, Report};
+pub use report::{Issued, Report, Shown};
 pub use root::{Root, RootError, new_root};
 pub use serving::Serving;
 pub use signer::{Chain, Signer, Signing};

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Certificate;
 use crate::model::Identity;
 
 /// One identity of this node with its certificate. Instants are RFC 3339, in UTC, whole seconds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whose certificate it is.
     pub identity: String,
@@ -28,7 +28,7 @@ pub struct Report {
 }
 
 /// A certificate that was issued.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
     /// The leaf's serial number, in hexadecimal.
     pub serial: String,
@@ -38,6 +38,44 @@ pub struct Issued {
     pub not_after: String,
     /// The SHA-256 fingerprints of the roots that came with it, in hexadecimal.
     pub roots: Vec<String>,
+    /// The certificates shown to peers, the leaf first.
+    pub chain: Vec<Shown>,
+    /// The roots that came with them.
+    pub trusted: Vec<Shown>,
+}
+
+/// A certificate as anybody may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Its serial number, in decimal.
+    pub serial_number: String,
+    /// Start of its validity.
+    pub not_before: String,
+    /// End of its validity.
+    pub not_after: String,
+    /// Itself.
+    pub pem: String,
+}
+
+impl Shown {
+    fn new(certificate: &CertificateDer<'_>) -> Self {
+        let parsed = X509Certificate::from_der(certificate).ok();
+        let parsed = parsed.map(|(_, parsed)| parsed);
+        let at = |time: x509_parser::time::ASN1Time| instant(time.to_datetime().into());
+        let validity = parsed.as_ref().map(|it| it.validity());
+        Self {
+            serial_number: parsed
+                .as_ref()
+                .map(|it| it.serial.to_string())
+                .unwrap_or_default(),
+            not_before: validity.map(|it| at(it.not_before)).unwrap_or_default(),
+            not_after: validity.map(|it| at(it.not_after)).unwrap_or_default(),
+            pem: pem::encode_config(
+                &pem::Pem::new("CERTIFICATE", certificate.as_ref()),
+                pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+            ),
+        }
+    }
 }
 
 impl Report {
@@ -68,6 +106,8 @@ impl Issued {
             not_before: instant(not_before),
             not_after: instant(not_after),
             roots: chain.roots.iter().map(|root| fingerprint(root)).collect(),
+            chain: chain.certificates.iter().map(Shown::new).collect(),
+            trusted: chain.roots.iter().map(Shown::new).collect(),
         }
     }
 }

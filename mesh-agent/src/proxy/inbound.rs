@@ -25,7 +25,8 @@ use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::clock;
 use crate::hbone::{
-    self, Accept, ConnectRequest, Limits, Peer, Progress, Refusal, ServeError, Transfer, Upstream,
+    self, Accept, ConnectRequest, Counted, Limits, OpenTunnels, Opener, Peer, Progress, Refusal,
+    ServeError, Transfer, Upstream,
 };
 use crate::model::{Authority, Identity, Snapshot};
 use crate::pki::{self, Certificates};
@@ -43,6 +44,7 @@ pub struct Inbound {
     workers: Arc<[Handle]>,
     loads: Loads,
     allowed: Arc<Allowed>,
+    open: Arc<OpenTunnels>,
     /// For tunnels and their streams.
     budget: Arc<Budget>,
     /// For connections whose peer has not proved yet who it is.
@@ -60,6 +62,7 @@ impl Inbound {
         certificates: Arc<Certificates>,
         workers: &[Handle],
         allowed: Arc<Allowed>,
+        open: Arc<OpenTunnels>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
         Self {
@@ -68,6 +71,7 @@ impl Inbound {
             workers: workers.into(),
             loads: Loads::new(workers.len()),
             allowed,
+            open,
             budget: Budget::for_descriptors(drain::descriptors()),
             strangers: Budget::for_strangers(drain::descriptors()),
             telemetry,
@@ -141,9 +145,17 @@ impl Inbound {
             self.telemetry.refuse_early(connection, failure);
         })?;
         drop(stranger);
+        let listed = self.open.enter(hbone::Open {
+            opener: Opener::They,
+            ours: peer.local,
+            identity: owner.clone(),
+            theirs: peer.remote,
+            peer: peer.identity.clone(),
+        });
         let handler = Arc::new(Streams {
             world: self.world,
             owner,
+            open: listed.streams.clone(),
             allowed: self.allowed,
             budget: self.budget,
             telemetry: self.telemetry.clone(),
@@ -154,7 +166,7 @@ impl Inbound {
             .inbound
             .ended
             .fetch_add(1, Ordering::Relaxed);
-        drop(place);
+        drop((listed, place));
         served.map_err(Failed::Serve)
     }
 
@@ -233,6 +245,7 @@ struct Streams {
     owner: Identity,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
+    open: hbone::Streams,
     telemetry: Arc<Telemetry>,
 }
 
@@ -241,6 +254,7 @@ struct Carried {
     open: Open,
     _admission: Admission,
     _place: Place,
+    _open: Counted,
 }
 
 impl Accept for Streams {
@@ -267,6 +281,7 @@ impl Accept for Streams {
                         open: self.telemetry.open(Arc::new(log), progress.clone()),
                         _admission: admission,
                         _place: place,
+                        _open: self.open.count(),
                     },
                     progress,
                 })

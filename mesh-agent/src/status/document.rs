@@ -1,5 +1,7 @@
 //! What `mesh-agent status` answers, and what of it is a problem.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Health;
@@ -29,6 +31,41 @@ pub struct Status {
     pub left_out: Vec<LeftOut>,
     /// One an identity that runs here.
     pub certificates: Vec<Certificate>,
+    /// Pods of this node that are not of the mesh, by why.
+    #[serde(default)]
+    pub not_enrolled: BTreeMap<String, Vec<String>>,
+    /// Tunnels that are open, in both directions.
+    #[serde(default)]
+    pub tunnels: usize,
+    /// Where HTTP is served.
+    #[serde(default)]
+    pub http: Vec<Port>,
+}
+
+/// What the parts of an agent tell. What could not be asked is absent.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Where its world comes from.
+    pub source: Option<Source>,
+    /// Its network and the kernel's side.
+    pub network: Option<Node>,
+    /// One an identity that runs here.
+    pub certificates: Vec<Certificate>,
+    /// Tunnels that are open.
+    pub tunnels: usize,
+    /// Where HTTP is served.
+    pub http: Vec<Port>,
+}
+
+/// A port that HTTP is served on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The flag that names it.
+    pub flag: String,
+    /// Where it is.
+    pub address: String,
+    /// Why nothing is served there; none when something is.
+    pub error: Option<String>,
 }
 
 /// Something that is not as it should be.
@@ -68,6 +105,9 @@ pub struct Node {
     pub masquerades: bool,
     /// The kernel's tables that can fill up.
     pub maps: Vec<Map>,
+    /// What the node goes without because its kernel lacks something.
+    #[serde(default)]
+    pub without: Vec<String>,
     /// Pods' interfaces that have no record, and hence no network.
     #[serde(default)]
     pub lost: Vec<String>,
@@ -186,12 +226,7 @@ impl From<Report> for Certificate {
 
 impl Status {
     /// Puts together what the parts of an agent tell.
-    pub fn new(
-        snapshot: &Snapshot,
-        source: Option<Source>,
-        network: Option<Node>,
-        certificates: Vec<Certificate>,
-    ) -> Self {
+    pub fn new(snapshot: &Snapshot, told: Told) -> Self {
         let node = snapshot.settings().node.to_string();
         let left_out = snapshot.left_out().map(|(part, reason)| LeftOut {
             part: part.to_owned(),
@@ -207,10 +242,13 @@ impl Status {
                 not_as_written: snapshot.caveats().count(),
             },
             left_out: left_out.collect(),
+            not_enrolled: not_enrolled(snapshot, &node),
             node,
-            source,
-            network,
-            certificates,
+            source: told.source,
+            network: told.network,
+            certificates: told.certificates,
+            tunnels: told.tunnels,
+            http: told.http,
         };
         status.problems = status.find_problems();
         status
@@ -242,6 +280,19 @@ impl Status {
                 what,
                 "see that the certificate authority runs and can be reached",
             );
+        }
+        for Port {
+            flag,
+            address,
+            error,
+        } in &self.http
+        {
+            if let Some(error) = error {
+                problem(
+                    format!("{flag} {address} is not served: {error}"),
+                    "end what uses the port, or name another with that flag",
+                );
+            }
         }
         match &self.network {
             None => problem(
@@ -298,6 +349,19 @@ impl Node {
         }
         problems
     }
+}
+
+/// The pods of a node that are not of the mesh, by why; those that have ended are none.
+fn not_enrolled(snapshot: &Snapshot, node: &str) -> BTreeMap<String, Vec<String>> {
+    let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for workload in snapshot.workloads_on(node) {
+        let pod = workload.pod.as_ref().filter(|it| !it.terminated);
+        if let Some(why) = pod.and_then(|it| snapshot.not_enrolled(it)) {
+            let pods = by_reason.entry(why.to_string()).or_default();
+            pods.push(workload.key.to_string());
+        }
+    }
+    by_reason
 }
 
 impl Pods {

@@ -6,6 +6,7 @@ mod render;
 mod tests;
 
 pub use document::{
-    Addresses, Certificate, Interface, Map, Node, Pods, Policies, Problem, Source, Status,
+    Addresses, Certificate, Interface, Map, Node, Pods, Policies, Port, Problem, Source, Status,
+    Told,
 };
 pub use render::render;

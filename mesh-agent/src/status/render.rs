@@ -28,6 +28,12 @@ pub fn render(status: &Status) -> String {
         "pods          {} wired, {} enrolled, {} strict",
         pods.wired, pods.enrolled, pods.strict
     ));
+    lines.extend(
+        status
+            .not_enrolled
+            .iter()
+            .map(|(why, pods)| format!("not enrolled  {}: {why} ({})", pods.len(), some(pods))),
+    );
     lines.push(format!(
         "policies      {}, {} parts not in force as written",
         policies.count, policies.not_as_written
@@ -36,6 +42,11 @@ pub fn render(status: &Status) -> String {
         "left out      {} objects that cannot be read",
         status.left_out.len()
     ));
+    lines.push(format!("tunnels       {} open", status.tunnels));
+    if !status.http.is_empty() {
+        let ports: Vec<_> = status.http.iter().map(|it| it.address.as_str()).collect();
+        lines.push(format!("http          {}", ports.join(", ")));
+    }
     if !status.certificates.is_empty() {
         lines.push(format!("certificates  {}", status.certificates.len()));
     }
@@ -50,6 +61,15 @@ pub fn render(status: &Status) -> String {
             .map(|Problem { what, remedy }| format!("PROBLEM       {what}; {remedy}")),
     );
     lines.join("\n") + "\n"
+}
+
+/// Some of a list, for whoever wants to know one.
+fn some(list: &[String]) -> String {
+    let mut some = list.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    if list.len() > 3 {
+        some.push_str(", ...");
+    }
+    some
 }
 
 fn network(it: &Node) -> Vec<String> {
@@ -75,7 +95,7 @@ fn network(it: &Node) -> Vec<String> {
     } else {
         "with their own addresses"
     };
-    vec![
+    let mut lines = vec![
         format!(
             "uplinks       {}; MTU of pods {}",
             uplinks.join(", "),
@@ -93,7 +113,9 @@ fn network(it: &Node) -> Vec<String> {
         format!("maps          {}", fullest(it)),
         format!("addresses     {}", addresses.join("; ")),
         format!("outside       pods leave the cluster {outside}"),
-    ]
+    ];
+    lines.extend(it.without.iter().map(|it| format!("without       {it}")));
+    lines
 }
 
 /// The map that is nearest to its end.

@@ -23,7 +23,13 @@ fn healthy() -> Node {
 
 fn status(source: Option<Source>, network: Option<Node>, certificates: Vec<Certificate>) -> Status {
     let snapshot = Snapshot::new(Settings::for_node("n1"));
-    Status::new(&snapshot, source, network, certificates)
+    let told = Told {
+        source,
+        network,
+        certificates,
+        ..Told::default()
+    };
+    Status::new(&snapshot, told)
 }
 
 /// Checks that there is one problem, whose text has these words, and that it is printed.

@@ -116,10 +116,12 @@ impl World {
 
     fn pool_with(&self, certificates: Arc<Certificates>, limits: Limits) -> Arc<Pool> {
         let shutdown = self.shutdown.clone();
+        let open = Arc::default();
         Arc::new(Pool::new(
             certificates,
             Arc::new(Direct),
             limits,
+            open,
             shutdown,
             Box::new(|_| {}),
         ))
