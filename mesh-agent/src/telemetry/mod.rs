@@ -130,10 +130,8 @@ impl Telemetry {
         self.refuse(connection, failure);
     }
 
-    /// Takes up what the kernel has counted in all for a pair of workloads, for each end that is of this node.
-    ///
-    /// Totals are absolute and only grow; ones that have shrunk have begun anew. May be called as often as one likes:
-    /// only what was added since is taken over. Pairs whose workloads are gone are forgotten within a minute.
+    /// Takes up what the kernel has counted in all for a pair. May be called as often as one likes: only what was added since
+    /// is taken over.
     pub fn kernel(&self, pair: &Pair, totals: Totals) {
         self.with_table(|table, names| table.kernel(pair, totals, names));
     }

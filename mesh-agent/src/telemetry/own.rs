@@ -9,6 +9,7 @@ use mesh_common::verdict::{Hook, Outcome};
 use super::connection::Direction;
 use super::histogram::Histogram;
 use super::page::{Kind, Page, labels};
+use super::series::{Pair, Totals};
 use crate::cluster::Health;
 use crate::cluster::health::SourceState;
 use crate::model::Snapshot;
@@ -107,6 +108,8 @@ impl Counters {
 pub struct Measured {
     /// Packets by what became of them; those that are zero may be absent.
     pub packets: Vec<(Hook, Outcome, u64)>,
+    /// What it has carried by itself, in all; of pods that are gone, once.
+    pub traffic: Vec<(Pair, Totals)>,
     /// The tables that can fill up.
     pub maps: Vec<Map>,
     /// Whether the kernel refused something and lags behind the world.

@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{Carriage, Connection, Direction, Flag};
 use super::labels::{End, Subject, labels, overflow};
 use super::page::{Kind, Page};
+use crate::dataplane::Carried;
 use crate::hbone::Progress;
-use crate::model::{Identity, Key, Service, Snapshot, Workload, WorkloadKey};
+use crate::model::{Identity, Service, Snapshot, Workload, WorkloadKey};
 
 /// Series that have labels of their own; who comes later is counted with all others. A page of so many has ten megabytes.
 const MOST: usize = 4096;
@@ -31,7 +33,7 @@ pub(super) struct Table {
     ways: HashMap<Way, usize>,
     open: Vec<Option<Open>>,
     free_open: Vec<usize>,
-    kernel: HashMap<PairKey, Totals>,
+    kernel: HashMap<PairKey, Told>,
     folded: u64,
 }
 
@@ -59,29 +61,63 @@ pub struct Totals {
     pub sent: u64,
     /// Bytes to the opener.
     pub received: u64,
+    /// Sum of the times that handshakes took, in microseconds; of what the kernel carries by itself.
+    pub handshakes: u64,
+}
+
+impl From<Carried> for Totals {
+    fn from(it: Carried) -> Self {
+        Self {
+            opened: it.opened,
+            closed: it.closed,
+            failed: it.failed,
+            sent: it.sent,
+            received: it.received,
+            handshakes: it.handshakes,
+        }
+    }
 }
 
 /// Whom connections that the kernel carries are between.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// The workload that opens them.
-    pub source: Arc<Workload>,
-    /// The workload they end at.
-    pub destination: Arc<Workload>,
-    /// The service that was asked for, where known.
-    pub service: Option<Arc<Service>>,
+    /// Interface index of the pod of this node whose totals they are; a pod that comes has another.
+    pub interface: u32,
+    /// The other end's address; none of all that are no workloads.
+    pub peer: Option<IpAddr>,
+    /// Who opens them, where known.
+    pub source: Option<Arc<Workload>>,
+    /// Whom they are opened to, where known.
+    pub destination: Option<Arc<Workload>>,
     /// [`Carriage::SameNode`] or [`Carriage::Plain`].
     pub carriage: Carriage,
-    /// Why those that never stood did not.
-    pub failed: Flag,
+    /// From which end the pod of the interface sees them.
+    pub direction: Direction,
 }
 
+impl Pair {
+    /// The pod whose totals they are.
+    fn pod(&self) -> Option<&Arc<Workload>> {
+        match self.direction {
+            Direction::Outbound => self.source.as_ref(),
+            Direction::Inbound => self.destination.as_ref(),
+        }
+    }
+}
+
+/// What tells totals of the kernel apart.
 #[derive(PartialEq, Eq, Hash)]
 struct PairKey {
-    ends: [WorkloadKey; 2],
-    service: Option<Key>,
+    interface: u32,
+    peer: Option<IpAddr>,
     carriage: Carriage,
-    failed: Flag,
+    direction: Direction,
+}
+
+/// What the kernel has told so far.
+struct Told {
+    pod: WorkloadKey,
+    totals: Totals,
 }
 
 struct Open {
@@ -148,14 +184,16 @@ impl Way {
 
     fn of_pair(it: &Pair, direction: Direction, flag: Flag) -> Self {
         let proved = it.carriage != Carriage::Plain;
-        let identity = |it: &Workload| it.identity.clone().filter(|_| proved);
+        let ends = [&it.source, &it.destination];
+        let identity = |it: &Option<Arc<Workload>>| it.as_ref()?.identity.clone();
         Self {
             direction,
             carriage: it.carriage,
             flag,
-            workloads: [&it.source, &it.destination].map(|it| Some(At(it.clone()))),
-            service: it.service.clone().map(At),
-            identities: [identity(&it.source), identity(&it.destination)],
+            workloads: ends.map(|it| it.clone().map(At)),
+            // Whatever is opened to a service the agent carries.
+            service: None,
+            identities: ends.map(|it| identity(it).filter(|_| proved)),
         }
     }
 
@@ -238,34 +276,44 @@ impl Table {
         }
     }
 
-    /// Takes up what the kernel has counted for a pair since it was asked last, at each end that is of this node.
+    /// Takes up what the kernel has counted for a pair since it was asked last: at both ends of what it carries within this
+    /// node, otherwise at the pod's.
     pub(super) fn kernel(&mut self, pair: &Pair, now: Totals, names: &Names<'_>) {
-        let key = PairKey {
-            ends: [pair.source.key.clone(), pair.destination.key.clone()],
-            service: pair.service.as_ref().map(|it| it.key.clone()),
-            carriage: pair.carriage,
-            failed: pair.failed,
+        let Some(pod) = pair.pod() else {
+            return;
         };
-        let before = self.kernel.insert(key, now).unwrap_or_default();
-        let grown = now.since(before);
+        let key = PairKey {
+            interface: pair.interface,
+            peer: pair.peer,
+            carriage: pair.carriage,
+            direction: pair.direction,
+        };
+        let told = self.kernel.entry(key).or_insert_with(|| Told {
+            pod: pod.key.clone(),
+            totals: Totals::default(),
+        });
+        let grown = told.totals.grow(now);
         if grown == Totals::default() {
             return;
         }
-        let ends = [
-            (Direction::Outbound, &pair.source),
-            (Direction::Inbound, &pair.destination),
-        ];
-        for (direction, _) in ends.into_iter().filter(|(_, end)| end.is_local()) {
+        let directions: &[_] = match pair.carriage {
+            Carriage::SameNode => &[Direction::Outbound, Direction::Inbound],
+            _ => &[pair.direction],
+        };
+        for direction in directions {
             let stood = Totals { failed: 0, ..grown };
             if stood != Totals::default() {
-                let number = self.find(Way::of_pair(pair, direction, Flag::None), names);
+                let way = Way::of_pair(pair, *direction, Flag::None);
+                let number = self.find(way, names);
                 if let Some(series) = &mut self.series[number] {
                     series.totals.add(stood);
                     series.open = (series.open + stood.opened).saturating_sub(stood.closed);
                 }
             }
             if grown.failed > 0 {
-                let number = self.find(Way::of_pair(pair, direction, pair.failed), names);
+                // Whatever policy refuses the kernel tells one by one; this is what the other end has refused.
+                let way = Way::of_pair(pair, *direction, Flag::Connect);
+                let number = self.find(way, names);
                 if let Some(series) = &mut self.series[number] {
                     series.totals.failed += grown.failed;
                 }
@@ -276,7 +324,7 @@ impl Table {
     /// Lets series go whose workloads are gone and that nobody has used for a while, and all objects of older snapshots.
     pub(super) fn sweep(&mut self, snapshot: &Snapshot, now: Instant) {
         let is_here = |it: &WorkloadKey| snapshot.workload(it).is_some();
-        self.kernel.retain(|pair, _| pair.ends.iter().all(is_here));
+        self.kernel.retain(|_, told| is_here(&told.pod));
         // They are found again by their labels.
         self.ways = HashMap::new();
         for (number, slot) in self.series.iter_mut().enumerate() {
@@ -365,26 +413,19 @@ impl Table {
 }
 
 impl Totals {
-    /// What has come since; all of it if it has begun anew.
-    fn since(self, before: Self) -> Self {
-        let pairs = [
-            (self.opened, before.opened),
-            (self.closed, before.closed),
-            (self.failed, before.failed),
-            (self.sent, before.sent),
-            (self.received, before.received),
-        ];
-        if pairs.iter().any(|(now, before)| now < before) {
-            return self;
-        }
-        let [opened, closed, failed, sent, received] = pairs.map(|(now, before)| now - before);
-        Self {
-            opened,
-            closed,
-            failed,
-            sent,
-            received,
-        }
+    /// Becomes what it is now, and returns what has come since. Nothing falls: of a connection whose record was lost the
+    /// kernel tells less for a while.
+    fn grow(&mut self, now: Self) -> Self {
+        let grown = Self {
+            opened: now.opened.saturating_sub(self.opened),
+            closed: now.closed.saturating_sub(self.closed),
+            failed: now.failed.saturating_sub(self.failed),
+            sent: now.sent.saturating_sub(self.sent),
+            received: now.received.saturating_sub(self.received),
+            handshakes: now.handshakes.saturating_sub(self.handshakes),
+        };
+        self.add(grown);
+        grown
     }
 
     fn add(&mut self, other: Self) {
@@ -393,6 +434,7 @@ impl Totals {
         self.failed += other.failed;
         self.sent += other.sent;
         self.received += other.received;
+        self.handshakes += other.handshakes;
     }
 }
 
