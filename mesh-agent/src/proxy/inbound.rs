@@ -187,7 +187,7 @@ impl Accept for Streams {
             Ok((tcp, admission, place)) => Ok(Upstream {
                 tcp,
                 baggage: log.destination_workload.as_deref().and_then(baggage),
-                progress: Arc::new(Progress::counted(place.memory.clone())),
+                progress: Progress::counted(place.memory.clone()),
                 revoked: admission.revoked.clone(),
                 connection: Carried {
                     log,
@@ -202,7 +202,7 @@ impl Accept for Streams {
         }
     }
 
-    fn finished(&self, _: ConnectRequest, carried: Carried, transfer: Transfer) {
+    fn finished(&self, carried: Carried, transfer: Transfer) {
         let error = transfer.outcome.err().map(|error| causes(&error));
         // The tunnel's bytes are the opener's: what was received from it, it has sent.
         let (sent, received) = (transfer.received, transfer.sent);

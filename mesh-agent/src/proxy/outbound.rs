@@ -1,5 +1,6 @@
 //! EDGE: connections that local pods open.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::access_log::AccessLog;
-use super::allowed::Allowed;
+use super::allowed::{Admission, Allowed};
 use super::budget::Budget;
 use super::reach::{Failure, Far, Reached, reach};
 use super::workers::{Handed, Loads};
 use super::{copy, drain, random, socket};
 use crate::causes::causes;
-use crate::hbone::{self, Memory, Pool, Progress};
+use crate::hbone::{Memory, Pair, Pool, Progress};
 use crate::model::Snapshot;
 use crate::route::{self, Route};
 
@@ -79,15 +80,12 @@ impl Outbound {
                 let load = self.loads.claim(here);
                 let worker = &self.lanes[load.worker].worker;
                 let handed = load.hand(here, stream);
+                let memory = place.memory.clone();
+                // Boxed, as an open connection must not go on paying for what opening it took.
+                let opening = Box::pin(outbound.open(handed, source, load.worker, memory));
                 let serving = async move {
-                    match handed.and_then(Handed::take) {
-                        Ok(stream) => {
-                            let memory = place.memory.clone();
-                            outbound.serve(stream, source, load.worker, memory).await;
-                        }
-                        Err(error) => {
-                            warn!(src.addr = %source, %error, "cannot carry a connection");
-                        }
+                    if let Some(open) = opening.await {
+                        open.carry().await;
                     }
                     drop((load, place));
                 };
@@ -97,41 +95,46 @@ impl Outbound {
         .await;
     }
 
-    async fn serve(mut self, stream: TcpStream, source: SocketAddr, worker: usize, memory: Memory) {
+    /// Opens the far side of a connection; none if nothing came of it.
+    async fn open(
+        mut self,
+        handed: io::Result<Handed>,
+        source: SocketAddr,
+        worker: usize,
+        memory: Memory,
+    ) -> Option<Box<Open>> {
+        let taken = handed.and_then(Handed::take);
+        let carried = |error| warn!(src.addr = %source, %error, "cannot carry a connection");
+        let stream = taken.map_err(carried).ok()?;
         // The listener is transparent: the local address is where the pod wanted to go.
-        let Ok(destination) = stream.local_addr() else {
-            return;
-        };
+        let destination = stream.local_addr().ok()?;
         if route::is_own_address(&self.world.borrow(), destination.ip()) {
             debug!(src.addr = %source, dst.addr = %destination, "not captured: reset");
-            return socket::reset(stream);
+            socket::reset(stream);
+            return None;
         }
         let mut log = AccessLog::outbound(source, destination);
-        // Boxed, as an open connection must not go on paying for what opening it took.
         let lanes = self.lanes.clone();
         let pool = &*lanes[worker].pool;
-        let reached = Box::pin(self.reach(pool, source, destination, &mut log)).await;
-        match reached {
-            Ok(Reached {
-                far: Far::Tunnel(tunnel),
-                admission,
-            }) => {
-                let progress = Progress::counted(memory);
-                let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
-                let error = transfer.outcome.err().map(|error| causes(&error));
-                log.complete(transfer.sent, transfer.received, error.as_deref());
-            }
-            Ok(Reached {
-                far: Far::Endpoint(endpoint),
-                admission,
-            }) => {
-                let spliced = copy::splice(stream, endpoint, &admission.revoked).await;
-                let error = spliced.outcome.err().map(|error| error.to_string());
-                log.complete(spliced.sent, spliced.received, error.as_deref());
+        match self.reach(pool, source, destination, &mut log).await {
+            Ok(Reached { far, admission }) => {
+                let between = match far {
+                    Far::Tunnel(tunnel) => Between::Tunnel {
+                        pair: Pair::new(stream, tunnel),
+                        progress: Progress::counted(memory),
+                    },
+                    Far::Endpoint(endpoint) => Between::Endpoint(stream, endpoint),
+                };
+                Some(Box::new(Open {
+                    log,
+                    admission,
+                    between,
+                }))
             }
             Err(failure) => {
                 socket::reset(stream);
                 log.complete(0, 0, Some(&causes(&failure)));
+                None
             }
         }
     }
@@ -167,6 +170,42 @@ impl Outbound {
         }
         log.decided(&snapshot, &newer);
         reach(pool, &self.allowed, newer, source, log).await
+    }
+}
+
+/// A connection whose far side is open.
+struct Open {
+    log: AccessLog,
+    admission: Admission,
+    between: Between,
+}
+
+/// What is copied between.
+enum Between {
+    Tunnel { pair: Pair, progress: Progress },
+    Endpoint(TcpStream, TcpStream),
+}
+
+impl Open {
+    /// Copies until it has ended, and writes its line.
+    async fn carry(mut self: Box<Self>) {
+        let revoked = &self.admission.revoked;
+        let (sent, received, error) = match self.between {
+            Between::Tunnel {
+                ref mut pair,
+                ref progress,
+            } => {
+                let transfer = pair.copy(progress, revoked).await;
+                let error = transfer.outcome.err().map(|error| causes(&error));
+                (transfer.sent, transfer.received, error)
+            }
+            Between::Endpoint(stream, endpoint) => {
+                let spliced = Box::pin(copy::splice(stream, endpoint, revoked)).await;
+                let error = spliced.outcome.err().map(|error| error.to_string());
+                (spliced.sent, spliced.received, error)
+            }
+        };
+        self.log.complete(sent, received, error.as_deref());
     }
 }
 
