@@ -293,7 +293,7 @@ impl Accept for Streams {
         }
     }
 
-    fn finished(&self, _: ConnectRequest, carried: Carried, transfer: Transfer) {
+    fn finished(&self, carried: Carried, transfer: Transfer) {
         carried.open.close(transfer.outcome.err().map(broken));
     }
 }
