@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -338,6 +339,8 @@ impl World {
         }
         let published = clock::now();
         self.published.send_replace(self.snapshot.clone());
+        let counters = &self.counters;
+        counters.published.store(clock::unix_seconds(), Relaxed);
         // Half a world would take pods out of the maps that a whole one has.
         if self.draining || !self.snapshot.is_synced() {
             return;

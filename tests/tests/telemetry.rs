@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -140,7 +141,13 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
     )?;
     for words in [&["log", "--off"][..], &["log", "--namespace", "bank"]] {
         node.netns().output(&mut node.command(words))?;
+        let closed = counts(node, "source")?[1];
         exchange(client, to)?;
+        eventually("it has ended", SOON, || {
+            Ok(counts(node, "source")?[1] == closed + 1)
+        })?;
+        // The log's writer follows within moments.
+        sleep(AT_ONCE / 10);
     }
     node.netns().output(&mut node.command(&["log", "--all"]))?;
     exchange(client, to)?;

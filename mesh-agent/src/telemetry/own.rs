@@ -20,6 +20,8 @@ use crate::status::Map;
 pub struct Counters {
     /// From a snapshot's publication until the kernel has followed it.
     pub update: Histogram,
+    /// When the last snapshot was published, in seconds since 1970; 0 before there was one.
+    pub published: AtomicU64,
     /// Tunnels to peers.
     pub outbound: Tunnels,
     /// Tunnels from peers.
@@ -141,6 +143,14 @@ pub(super) fn write(page: &mut Page, counters: &Counters, state: &State<'_>) {
         .sample(&build, 1);
     write_tunnels(page, counters);
     write_counters(page, counters);
+    let help = "When the last snapshot of the world was published";
+    let published = counters.published.load(Ordering::Relaxed);
+    page.single(
+        "mesh_snapshot_timestamp_seconds",
+        Kind::Gauge,
+        help,
+        published,
+    );
     write_world(page, state);
     write_certificates(page, state.certificates);
     if let Some(measured) = state.measured {
