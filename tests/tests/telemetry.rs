@@ -121,6 +121,13 @@ fn metrics_are_exact_at_both_ends() -> Result<()> {
         assert!(metrics.sum("mesh_tunnels_opened_total", &outbound) >= 1);
         assert!(metrics.sum("mesh_packets_total", &["hook=\"from_pod\""]) > CONNECTIONS);
         assert!(metrics.sum("mesh_certificate_expiry_timestamp_seconds", &[]) > 0);
+        for own in [
+            "process_open_fds",
+            "process_max_fds",
+            "process_resident_memory_bytes",
+        ] {
+            assert!(metrics.sum(own, &[]) > 0, "no {own}");
+        }
         let adds = ["verb=\"ADD\"", "outcome=\"ok\""];
         assert_eq!(
             metrics.sum("mesh_cni_call_duration_seconds_count", &adds),

@@ -291,16 +291,16 @@ fn what_the_kernel_counts() {
     snapshot.apply(told(pod("shop", "cart", &["10.0.0.2"])));
     snapshot.apply(attached("c2", Some(("shop", "cart")), &["10.0.0.2"]));
     let stage = Stage::new(snapshot);
-    let workload = |address| {
+    let workload = |address: &str| {
         stage
             .snapshot()
             .workload_by_addr(ip(address))
             .unwrap()
             .clone()
     };
-    let pair = |to| Pair {
-        source: workload("10.0.0.1"),
-        destination: workload(to),
+    let pair = |to: Option<&str>| Pair {
+        source: Some(workload("10.0.0.1")),
+        destination: to.map(workload),
         service: None,
         carriage: Carriage::SameNode,
         failed: Flag::NetworkPolicy,
@@ -313,10 +313,14 @@ fn what_the_kernel_counts() {
         received: 2 * sent,
     };
     for totals in [totals(3, 100), totals(3, 100), totals(5, 300), totals(1, 7)] {
-        stage.telemetry.kernel(&pair("10.0.0.2"), totals);
+        stage.telemetry.kernel(&pair(Some("10.0.0.2")), totals);
     }
     // Of another node: only the opener's end is ours.
-    stage.telemetry.kernel(&pair("10.1.0.1"), totals(1, 1000));
+    stage
+        .telemetry
+        .kernel(&pair(Some("10.1.0.1")), totals(1, 1000));
+    // Not of the cluster.
+    stage.telemetry.kernel(&pair(None), totals(1, 3));
     let samples = stage.scrape();
     let of = |name: &str, reporter: &str, to: &str| {
         let labels = [
@@ -346,6 +350,7 @@ fn what_the_kernel_counts() {
         of("istio_tcp_received_bytes_total", "source", "web-0"),
         1000
     );
+    assert_eq!(of("istio_tcp_received_bytes_total", "source", "unknown"), 3);
     assert_eq!(
         of("istio_tcp_received_bytes_total", "destination", "web-0"),
         0
