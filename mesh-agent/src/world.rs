@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -349,6 +350,8 @@ impl World {
         }
         let published = clock::now();
         self.published.send_replace(self.snapshot.clone());
+        let counters = &self.counters;
+        counters.published.store(clock::unix_seconds(), Relaxed);
         // Half a world would take pods out of the maps that a whole one has.
         if self.draining || !self.snapshot.is_synced() {
             return;

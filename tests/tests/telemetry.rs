@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -120,6 +121,13 @@ fn metrics_are_exact_at_both_ends() -> Result<()> {
         assert!(metrics.sum("mesh_tunnels_opened_total", &outbound) >= 1);
         assert!(metrics.sum("mesh_packets_total", &["hook=\"from_pod\""]) > CONNECTIONS);
         assert!(metrics.sum("mesh_certificate_expiry_timestamp_seconds", &[]) > 0);
+        for own in [
+            "process_open_fds",
+            "process_max_fds",
+            "process_resident_memory_bytes",
+        ] {
+            assert!(metrics.sum(own, &[]) > 0, "no {own}");
+        }
         let adds = ["verb=\"ADD\"", "outcome=\"ok\""];
         assert_eq!(
             metrics.sum("mesh_cni_call_duration_seconds_count", &adds),
@@ -140,7 +148,13 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
     )?;
     for words in [&["log", "--off"][..], &["log", "--namespace", "bank"]] {
         node.netns().output(&mut node.command(words))?;
+        let closed = counts(node, "source")?[1];
         exchange(client, to)?;
+        eventually("it has ended", SOON, || {
+            Ok(counts(node, "source")?[1] == closed + 1)
+        })?;
+        // The log's writer follows within moments.
+        sleep(AT_ONCE / 10);
     }
     node.netns().output(&mut node.command(&["log", "--all"]))?;
     exchange(client, to)?;

@@ -1,20 +1,19 @@
-//! CORE: Istio's TCP metrics: what is counted for whom, how many series there are at most, and when they go.
+//! CORE: what is counted of connections for whom, how many series there are at most, and when they go.
 //!
 //! One lock guards all: a scrape sees each connection once, in its series or among the open ones, so that no counter ever
 //! falls. An open connection's bytes stay in its [`Progress`], which only a scrape reads.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::columns::{Read, Row};
 use super::connection::{Carriage, Connection, Direction, Flag};
-use super::labels::{End, Subject, labels, overflow};
-use super::page::{Kind, Page};
-use crate::dataplane::Carried;
+use super::labels::{labels, overflow};
+use super::totals::{Pair, PairKey, Told, Totals};
+use super::way::Way;
 use crate::hbone::Progress;
-use crate::model::{Identity, Service, Snapshot, Workload, WorkloadKey};
+use crate::model::{Snapshot, WorkloadKey};
 
 /// Series that have labels of their own; who comes later is counted with all others. A page of so many has ten megabytes.
 const MOST: usize = 4096;
@@ -48,76 +47,15 @@ struct Series {
     last: Instant,
 }
 
-/// What is counted for a pair of workloads. Bytes are as the opener has it: `sent` are from it, `received` to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections that stood.
-    pub opened: u64,
-    /// Connections that stood and have ended.
-    pub closed: u64,
-    /// Connections that never stood.
-    pub failed: u64,
-    /// Bytes from the opener.
-    pub sent: u64,
-    /// Bytes to the opener.
-    pub received: u64,
-    /// Sum of the times that handshakes took, in microseconds; of what the kernel carries by itself.
-    pub handshakes: u64,
-}
-
-impl From<Carried> for Totals {
-    fn from(it: Carried) -> Self {
-        Self {
-            opened: it.opened,
-            closed: it.closed,
-            failed: it.failed,
-            sent: it.sent,
-            received: it.received,
-            handshakes: it.handshakes,
+impl Series {
+    fn row(&self) -> Row {
+        Row {
+            labels: self.labels.clone(),
+            flag: self.flag,
+            open: self.open,
+            totals: self.totals,
         }
     }
-}
-
-/// Whom connections that the kernel carries are between.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    /// Interface index of the pod of this node whose totals they are; a pod that comes has another.
-    pub interface: u32,
-    /// The other end's address; none of all that are no workloads.
-    pub peer: Option<IpAddr>,
-    /// Who opens them, where known.
-    pub source: Option<Arc<Workload>>,
-    /// Whom they are opened to, where known.
-    pub destination: Option<Arc<Workload>>,
-    /// [`Carriage::SameNode`] or [`Carriage::Plain`].
-    pub carriage: Carriage,
-    /// From which end the pod of the interface sees them.
-    pub direction: Direction,
-}
-
-impl Pair {
-    /// The pod whose totals they are.
-    fn pod(&self) -> Option<&Arc<Workload>> {
-        match self.direction {
-            Direction::Outbound => self.source.as_ref(),
-            Direction::Inbound => self.destination.as_ref(),
-        }
-    }
-}
-
-/// What tells totals of the kernel apart.
-#[derive(PartialEq, Eq, Hash)]
-struct PairKey {
-    interface: u32,
-    peer: Option<IpAddr>,
-    carriage: Carriage,
-    direction: Direction,
-}
-
-/// What the kernel has told so far.
-struct Told {
-    pod: WorkloadKey,
-    totals: Totals,
 }
 
 struct Open {
@@ -138,83 +76,6 @@ pub(super) fn moved(direction: Direction, progress: &Progress) -> (u64, u64) {
     match direction {
         Direction::Outbound => (progress.sent(), progress.received()),
         Direction::Inbound => (progress.received(), progress.sent()),
-    }
-}
-
-/// Objects of the snapshot by their address, which they keep while this holds them.
-#[derive(Clone)]
-struct At<T>(Arc<T>);
-
-impl<T> PartialEq for At<T> {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl<T> Eq for At<T> {}
-
-impl<T> Hash for At<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).hash(state);
-    }
-}
-
-#[derive(PartialEq, Eq, Hash)]
-struct Way {
-    direction: Direction,
-    carriage: Carriage,
-    flag: Flag,
-    workloads: [Option<At<Workload>>; 2],
-    service: Option<At<Service>>,
-    identities: [Option<Identity>; 2],
-}
-
-impl Way {
-    fn of(it: &Connection, flag: Flag) -> Self {
-        let at = |it: &Option<Arc<Workload>>| it.clone().map(At);
-        Self {
-            direction: it.direction,
-            carriage: it.carriage,
-            flag,
-            workloads: [at(&it.source_workload), at(&it.destination_workload)],
-            service: it.service.clone().map(At),
-            identities: [it.source_identity.clone(), it.destination_identity.clone()],
-        }
-    }
-
-    fn of_pair(it: &Pair, direction: Direction, flag: Flag) -> Self {
-        let proved = it.carriage != Carriage::Plain;
-        let ends = [&it.source, &it.destination];
-        let identity = |it: &Option<Arc<Workload>>| it.as_ref()?.identity.clone();
-        Self {
-            direction,
-            carriage: it.carriage,
-            flag,
-            workloads: ends.map(|it| it.clone().map(At)),
-            // Whatever is opened to a service the agent carries.
-            service: None,
-            identities: ends.map(|it| identity(it).filter(|_| proved)),
-        }
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        let [source, destination] = [0, 1].map(|end: usize| End {
-            workload: self.workloads[end].as_ref().map(|it| &*it.0),
-            identity: self.identities[end].as_ref(),
-        });
-        Subject {
-            direction: self.direction,
-            carriage: self.carriage,
-            flag: self.flag,
-            source,
-            destination,
-            service: self.service.as_ref().map(|it| &*it.0),
-        }
-    }
-
-    fn ends(&self) -> [Option<WorkloadKey>; 2] {
-        let key = |it: &Option<At<Workload>>| it.as_ref().map(|it| it.0.key.clone());
-        [key(&self.workloads[0]), key(&self.workloads[1])]
     }
 }
 
@@ -282,13 +143,7 @@ impl Table {
         let Some(pod) = pair.pod() else {
             return;
         };
-        let key = PairKey {
-            interface: pair.interface,
-            peer: pair.peer,
-            carriage: pair.carriage,
-            direction: pair.direction,
-        };
-        let told = self.kernel.entry(key).or_insert_with(|| Told {
+        let told = self.kernel.entry(pair.into()).or_insert_with(|| Told {
             pod: pod.key.clone(),
             totals: Totals::default(),
         });
@@ -396,7 +251,7 @@ impl Table {
         let mut series: Vec<_> = self
             .series
             .iter()
-            .map(|it| it.as_ref().map(Row::of))
+            .map(|it| it.as_ref().map(Series::row))
             .collect();
         for open in self.open.iter().flatten() {
             let (sent, received) = open.moved();
@@ -409,109 +264,5 @@ impl Table {
             rows: series.into_iter().flatten().collect(),
             folded: self.folded,
         }
-    }
-}
-
-impl Totals {
-    /// Becomes what it is now, and returns what has come since. Nothing falls: of a connection whose record was lost the
-    /// kernel tells less for a while.
-    fn grow(&mut self, now: Self) -> Self {
-        let grown = Self {
-            opened: now.opened.saturating_sub(self.opened),
-            closed: now.closed.saturating_sub(self.closed),
-            failed: now.failed.saturating_sub(self.failed),
-            sent: now.sent.saturating_sub(self.sent),
-            received: now.received.saturating_sub(self.received),
-            handshakes: now.handshakes.saturating_sub(self.handshakes),
-        };
-        self.add(grown);
-        grown
-    }
-
-    fn add(&mut self, other: Self) {
-        self.opened += other.opened;
-        self.closed += other.closed;
-        self.failed += other.failed;
-        self.sent += other.sent;
-        self.received += other.received;
-        self.handshakes += other.handshakes;
-    }
-}
-
-/// What a scrape sees of all series.
-pub(super) struct Read {
-    rows: Vec<Row>,
-    folded: u64,
-}
-
-struct Row {
-    labels: Arc<str>,
-    flag: Flag,
-    open: u64,
-    totals: Totals,
-}
-
-impl Row {
-    fn of(series: &Series) -> Self {
-        Self {
-            labels: series.labels.clone(),
-            flag: series.flag,
-            open: series.open,
-            totals: series.totals,
-        }
-    }
-}
-
-/// Name, help, and what of a row it is. By Istio's names bytes are "sent" in the response, towards the opener, and "received"
-/// in the request, at both ends alike.
-type Column = (&'static str, &'static str, fn(&Totals) -> u64);
-
-const STOOD: [Column; 4] = [
-    (
-        "istio_tcp_connections_opened",
-        "The total number of TCP connections opened",
-        |it| it.opened,
-    ),
-    (
-        "istio_tcp_connections_closed",
-        "The total number of TCP connections closed",
-        |it| it.closed,
-    ),
-    (
-        "istio_tcp_sent_bytes",
-        "The size of total bytes sent during response in case of a TCP connection",
-        |it| it.received,
-    ),
-    (
-        "istio_tcp_received_bytes",
-        "The size of total bytes received during request in case of a TCP connection",
-        |it| it.sent,
-    ),
-];
-
-impl Read {
-    /// Writes Istio's families, and how bounded ours are.
-    pub(super) fn write(&self, page: &mut Page) {
-        let stood = || self.rows.iter().filter(|it| it.flag == Flag::None);
-        for (name, help, value) in STOOD {
-            let mut family = page.family(name, Kind::Counter, help);
-            for row in stood() {
-                family.sample(&row.labels, value(&row.totals));
-            }
-        }
-        let help = "The total number of TCP connections that failed to establish";
-        let mut family = page.family("istio_tcp_connections_failed", Kind::Counter, help);
-        for row in self.rows.iter().filter(|it| it.flag != Flag::None) {
-            family.sample(&row.labels, row.totals.failed);
-        }
-        let help = "The number of TCP connections that are open";
-        let mut family = page.family("istio_tcp_sockets_open", Kind::Gauge, help);
-        for row in stood() {
-            family.sample(&row.labels, row.open);
-        }
-        let help = "Series of connections";
-        page.single("mesh_series", Kind::Gauge, help, self.rows.len());
-        let help = "Connections that are counted with others, there being too many series";
-        page.single("mesh_series_folded", Kind::Counter, help, self.folded);
     }
 }

@@ -291,7 +291,7 @@ fn what_the_kernel_counts() {
     snapshot.apply(told(pod("shop", "cart", &["10.0.0.2"])));
     snapshot.apply(attached("c2", Some(("shop", "cart")), &["10.0.0.2"]));
     let stage = Stage::new(snapshot);
-    let workload = |address| {
+    let workload = |address: &str| {
         stage
             .snapshot()
             .workload_by_addr(ip(address))
