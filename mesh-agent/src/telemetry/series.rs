@@ -15,7 +15,7 @@ use super::way::Way;
 use crate::hbone::Progress;
 use crate::model::{Snapshot, WorkloadKey};
 
-/// Series that have labels of their own; who comes later is counted with all others. A page of so many has ten megabytes.
+/// Series that have labels of their own; who comes later is counted with all others. A page of so many has eighteen megabytes.
 const MOST: usize = 4096;
 /// Ways to one of the series that are remembered.
 const MOST_WAYS: usize = 4 * MOST;
