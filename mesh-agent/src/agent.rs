@@ -30,6 +30,7 @@ use crate::logging::Logging;
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
+use crate::proxy::Allowed;
 use crate::refusals;
 use crate::revocation;
 use crate::world::{self, Ending, World};
@@ -107,12 +108,12 @@ pub async fn run(
     };
     let sources = sources(&config, &snapshots, &commands, how, &certificates, own);
     let servers = Servers::new(&config, &sources, &ports, logging);
-    let tunnels = sources.tunnels.clone();
+    let (tunnels, allowed) = (sources.tunnels.clone(), sources.connections.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
     // Before there are threads that give up more: all are to have the same until then.
     confine::running()?;
-    let carrier = Carrier::start(config.workers, &snapshots, &certificates, tunnels)?;
+    let carrier = Carrier::start(config.workers, &snapshots, &certificates, tunnels, allowed)?;
     carrier.serve(listeners, &mut parts, retired);
     // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
@@ -218,6 +219,7 @@ fn sources(
         source: Arc::new(move || Some((&*health.borrow()).into())),
         certificates: Arc::new(move || certificates.report()),
         tunnels: Arc::default(),
+        connections: Arc::new(Allowed::new(snapshots.clone())),
         ports: Arc::new(move || told.ports.report()),
         log: Arc::new(move || told.logging.recent()),
         cluster: config.remote_ca.ca_cluster.clone(),

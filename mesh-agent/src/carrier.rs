@@ -37,7 +37,8 @@ pub struct Carrier {
 
 impl Carrier {
     /// Starts the threads, one for each processor unless told otherwise, and at most four: more would be more tunnels
-    /// between the same two pods. Their tunnels are listed among those that are `open`.
+    /// between the same two pods. Their tunnels are listed among those that are `open`, their connections among those
+    /// that are `allowed`.
     ///
     /// # Errors
     /// No thread or descriptor is to be had.
@@ -46,13 +47,13 @@ impl Carrier {
         snapshots: &watch::Receiver<Snapshot>,
         certificates: &Arc<Certificates>,
         open: Arc<OpenTunnels>,
+        allowed: Arc<Allowed>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
         let usual = || available_parallelism().unwrap_or(MOST).min(MOST);
         let workers = Workers::start(workers.unwrap_or_else(usual))?;
         let drained = CancellationToken::new();
         let lanes = lanes(&workers, certificates, &open, &drained);
-        let allowed = Arc::new(Allowed::new(snapshots.clone()));
         Ok(Self {
             outbound: Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone()),
             inbound: Inbound::new(

@@ -23,6 +23,7 @@ use crate::inspect::{policies, trace};
 use crate::listing::{self, About, Tunnels};
 use crate::model::Snapshot;
 use crate::pki::Report;
+use crate::proxy::Allowed;
 use crate::status::{self, Status};
 use crate::unix_socket;
 use crate::world::Command;
@@ -54,6 +55,8 @@ pub struct Sources {
     pub certificates: Tell<Vec<Report>>,
     /// The tunnels that are open.
     pub tunnels: Arc<OpenTunnels>,
+    /// The connections that are open.
+    pub connections: Arc<Allowed>,
     /// Tells which HTTP servers serve.
     pub ports: Tell<Vec<status::Port>>,
     /// Tells what was logged last.
@@ -118,6 +121,7 @@ impl Sources {
             cluster: self.cluster.clone(),
             flags: self.flags.clone(),
             certificates: (self.certificates)(),
+            connections: self.connections.open_now(),
         };
         let snapshot = self.snapshots.borrow().clone();
         listing::config_dump(&snapshot, &about)
@@ -215,7 +219,9 @@ mod tests {
         let mut snapshot = Snapshot::new(Settings::for_node("here"));
         snapshot.apply(Event::Synced);
         let (_publish, snapshots) = watch::channel(snapshot);
+        let connections = Arc::new(Allowed::new(snapshots.clone()));
         let sources = Sources {
+            connections,
             snapshots,
             world: mpsc::channel(1).0,
             source: Arc::new(|| None),

@@ -14,7 +14,7 @@ pub(super) struct AccessLog {
     began: Instant,
     direction: &'static str,
     source: SocketAddr,
-    destination: SocketAddr,
+    pub(super) destination: SocketAddr,
     /// The workload that opened it, where known.
     pub(super) source_workload: Option<Arc<Workload>>,
     /// The workload it ends at, where known.
