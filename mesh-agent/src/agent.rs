@@ -31,8 +31,8 @@ use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
 use crate::proxy::Allowed;
-use crate::refusals;
 use crate::revocation;
+use crate::telemetry::{self, Counters, Scraper, Telemetry};
 use crate::world::{self, Ending, World};
 
 /// How long open connections have to end when no other agent has taken over: a restart waits for that.
@@ -91,6 +91,11 @@ pub async fn run(
     )
     .await?;
 
+    let counters = Arc::new(Counters::default());
+    let world = world.counting(counters.clone());
+    let cluster = config.remote_ca.ca_cluster.as_str();
+    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone());
+
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
     parts.spawn(part(installer.run(commands.clone(), shutdown.clone())));
@@ -100,26 +105,51 @@ pub async fn run(
         parts.spawn(part(untaint));
     }
     let (health, how) = config.source.health();
+    let scraper = Scraper {
+        telemetry: telemetry.clone(),
+        snapshots: snapshots.clone(),
+        world: commands.clone(),
+        health: how,
+        certificates: {
+            let certificates = certificates.clone();
+            Arc::new(move || certificates.report())
+        },
+    };
     let ports = Ports::default();
     let own = Told {
         flags,
         logging: logging.clone(),
         ports: ports.clone(),
     };
-    let sources = sources(&config, &snapshots, &commands, how, &certificates, own);
+    let sources = sources(&config, scraper, own);
     let servers = Servers::new(&config, &sources, &ports, logging);
     let (tunnels, allowed) = (sources.tunnels.clone(), sources.connections.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
-    let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone())?;
+    let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone(), counters)?;
     // Before there are threads that give up more: all are to have the same until then.
     confine::running()?;
-    let carrier = Carrier::start(config.workers, &snapshots, &certificates, tunnels, allowed)?;
+    let carrier = Carrier::start(
+        config.workers,
+        &snapshots,
+        &certificates,
+        tunnels,
+        allowed,
+        &telemetry,
+    )?;
     carrier.serve(listeners, &mut parts, retired);
     // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
     parts.spawn(part(carrier.allowed().run(stopped.clone())));
-    let refusals = refusals::run(refused, snapshots.clone(), shutdown.clone());
+    let refusals = telemetry::refusals(
+        refused,
+        snapshots.clone(),
+        telemetry.clone(),
+        shutdown.clone(),
+    );
     parts.spawn(part(refusals));
+    // Ends by itself, after it has told of the last connection.
+    let mut log = JoinSet::new();
+    log.spawn(telemetry.run(stopped.clone()));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     parts.spawn(part(revoker.run(stopped.clone())));
@@ -136,6 +166,7 @@ pub async fn run(
     let deadline = retire(&config, ended.is_ok(), retired).await;
     carrier.drain(deadline).await;
     stopped.cancel();
+    log.join_next().await;
     parts.shutdown().await;
     ended
 }
@@ -204,22 +235,18 @@ struct Told {
 }
 
 /// What answers questions about this agent.
-fn sources(
-    config: &Run,
-    snapshots: &watch::Receiver<Snapshot>,
-    commands: &mpsc::Sender<world::Command>,
-    health: watch::Receiver<Health>,
-    certificates: &Arc<Certificates>,
-    told: Told,
-) -> admin::Sources {
-    let certificates = certificates.clone();
+fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
+    let (health, certificates) = (scraper.health.clone(), scraper.certificates.clone());
+    let counters = scraper.telemetry.counters.clone();
+    let connections = Arc::new(Allowed::new(scraper.snapshots.clone(), counters));
     admin::Sources {
-        snapshots: snapshots.clone(),
-        world: commands.clone(),
+        snapshots: scraper.snapshots.clone(),
+        world: scraper.world.clone(),
         source: Arc::new(move || Some((&*health.borrow()).into())),
-        certificates: Arc::new(move || certificates.report()),
+        certificates,
+        scraper,
         tunnels: Arc::default(),
-        connections: Arc::new(Allowed::new(snapshots.clone())),
+        connections,
         ports: Arc::new(move || told.ports.report()),
         log: Arc::new(move || told.logging.recent()),
         cluster: config.remote_ca.ca_cluster.clone(),
@@ -244,7 +271,7 @@ impl Servers {
             metrics: http::Server::new(
                 "--metrics-address",
                 at.metrics_address,
-                Metrics::of_build(),
+                Metrics(sources.scraper.clone()),
                 ports,
             ),
             health: http::Server::new("--health-address", at.health_address, health, ports),

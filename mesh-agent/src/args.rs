@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -16,11 +17,23 @@ use crate::cluster::Source;
 use crate::dataplane::attach::Mode;
 use crate::http::Address;
 use crate::inspect::{Destination, End, Transport};
+use crate::telemetry::{Exposition, Filter, Wanted};
 
 /// The node agent of Mesh CNI.
 #[derive(Debug, Parser)]
 #[command(name = "mesh-agent", version, about)]
 pub struct Cli {
+    /// How the log is written.
+    #[arg(
+        long,
+        global = true,
+        env = "MESH_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    pub log_format: Format,
+
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -70,6 +83,12 @@ pub enum Command {
     ///
     /// Exits with 0 if it is healthy, with 1 if there is a problem, with 2 if there is no answer.
     Status(Asking),
+    /// Tell of the latest connections of the node's pods: who, with whom, how, and why not.
+    Flows(Flows),
+    /// Print the metrics.
+    Metrics(Metrics),
+    /// Tell which connections the access log tells of, or have it tell of others; lasts until the agent ends.
+    Log(Log),
     /// List pods as the mesh sees them: where they are, who they are, and why they are not part of it.
     Workloads(Workloads),
     /// List services with their endpoints.
@@ -239,6 +258,120 @@ pub struct Policies {
     pub common: Asking,
 }
 
+/// Settings of `mesh-agent flows`.
+#[derive(Clone, Debug, Args)]
+pub struct Flows {
+    /// Go on with connections as they open, end or are refused.
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only those with this pod at one end: namespace/pod, or pod (of namespace default).
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<PodName>,
+
+    /// Only those with a pod of this namespace at one end.
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Only those that were refused, or ended because policy no longer allows them.
+    #[arg(long)]
+    pub denied: bool,
+
+    /// How many of the latest to tell.
+    #[arg(long, value_name = "COUNT", default_value = "100")]
+    pub last: usize,
+
+    /// What all questions have; JSON is one object a line.
+    #[command(flatten)]
+    pub common: Asking,
+}
+
+impl From<&Flows> for Wanted {
+    fn from(args: &Flows) -> Self {
+        Self {
+            pod: args.pod.clone().map(|it| (it.namespace, it.name)),
+            namespace: args.namespace.clone(),
+            denied: args.denied,
+            opened: args.follow,
+        }
+    }
+}
+
+/// A pod as people write it: `namespace/name`, or `name` of namespace `default`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName {
+    namespace: String,
+    name: String,
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(End::Pod { namespace, name }) => Ok(Self { namespace, name }),
+            Ok(End::Service { .. } | End::Address(_)) => {
+                Err("not a pod: write namespace/pod".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Settings of `mesh-agent metrics`.
+#[derive(Clone, Debug, Args)]
+pub struct Metrics {
+    /// Unix socket on which the agent answers.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+
+    /// Which text.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "prometheus")]
+    pub format: MetricsFormat,
+}
+
+/// The texts that metrics are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsFormat {
+    /// The text format of Prometheus, 0.0.4.
+    Prometheus,
+    /// `OpenMetrics` 1.0.
+    Openmetrics,
+}
+
+impl From<MetricsFormat> for Exposition {
+    fn from(format: MetricsFormat) -> Self {
+        match format {
+            MetricsFormat::Prometheus => Self::Prometheus,
+            MetricsFormat::Openmetrics => Self::OpenMetrics,
+        }
+    }
+}
+
+/// Settings of `mesh-agent log`.
+#[derive(Clone, Debug, Args)]
+pub struct Log {
+    /// Tell only of connections with a pod of this namespace at one end; may be given more than once.
+    #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
+    pub namespace: Vec<String>,
+
+    /// Tell of one in so many connections.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: Option<u32>,
+
+    /// Tell of refusals alone.
+    #[arg(long, conflicts_with_all = ["namespace", "sample", "all"])]
+    pub off: bool,
+
+    /// Tell of all connections, as an agent does that has started.
+    #[arg(long, conflicts_with_all = ["namespace", "sample"])]
+    pub all: bool,
+
+    /// What all questions have.
+    #[command(flatten)]
+    pub common: Asking,
+}
+
 /// Settings of `mesh-agent workloads`.
 #[derive(Clone, Debug, Args)]
 pub struct Workloads {
@@ -249,6 +382,19 @@ pub struct Workloads {
     /// What all questions have.
     #[command(flatten)]
     pub common: Asking,
+}
+
+impl Log {
+    /// What the log is to tell; none if it is only asked.
+    pub fn filter(&self) -> Option<Filter> {
+        let namespaces = Some(self.namespace.clone()).filter(|it| !it.is_empty());
+        let changes = self.off || self.all || self.sample.is_some() || namespaces.is_some();
+        changes.then(|| Filter {
+            on: !self.off,
+            namespaces,
+            sample: self.sample.unwrap_or(1),
+        })
+    }
 }
 
 /// Settings of `mesh-agent sysdump`.

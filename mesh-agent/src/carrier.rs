@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::hbone::{Limits, OpenTunnels, Pool};
+use crate::hbone::{Dialled, Limits, Observer, OpenTunnels, Pool};
 use crate::model::Snapshot;
 use crate::pki::Certificates;
 use crate::proxy::{Allowed, Inbound, Lane, Outbound, TransparentDial, Workers, socket};
+use crate::telemetry::{Counters, Telemetry};
 use crate::world::Listener;
 
 /// The threads, the tunnels and the connections of an agent.
@@ -48,20 +50,28 @@ impl Carrier {
         certificates: &Arc<Certificates>,
         open: Arc<OpenTunnels>,
         allowed: Arc<Allowed>,
+        telemetry: &Arc<Telemetry>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
         let usual = || available_parallelism().unwrap_or(MOST).min(MOST);
         let workers = Workers::start(workers.unwrap_or_else(usual))?;
         let drained = CancellationToken::new();
-        let lanes = lanes(&workers, certificates, &open, &drained);
+        let counters = &telemetry.counters;
+        let lanes = lanes(&workers, certificates, &open, &drained, counters);
         Ok(Self {
-            outbound: Outbound::new(snapshots.clone(), lanes.clone(), allowed.clone()),
+            outbound: Outbound::new(
+                snapshots.clone(),
+                lanes.clone(),
+                allowed.clone(),
+                telemetry.clone(),
+            ),
             inbound: Inbound::new(
                 snapshots.clone(),
                 certificates.clone(),
                 workers.handles(),
                 allowed.clone(),
                 open,
+                telemetry.clone(),
             ),
             workers,
             lanes,
@@ -127,6 +137,7 @@ fn lanes(
     certificates: &Arc<Certificates>,
     open: &Arc<OpenTunnels>,
     drained: &CancellationToken,
+    counters: &Arc<Counters>,
 ) -> Arc<[Lane]> {
     let lane = |worker: &Handle| Lane {
         worker: worker.clone(),
@@ -136,9 +147,24 @@ fn lanes(
             Limits::default(),
             open.clone(),
             drained.clone(),
+            observer(counters.clone()),
         )),
     };
     workers.handles().iter().map(lane).collect()
+}
+
+/// Counts tunnels to peers.
+fn observer(counters: Arc<Counters>) -> Observer {
+    Box::new(move |dialled| {
+        let tunnels = &counters.outbound;
+        match dialled {
+            Dialled::Stands(took) => tunnels.shaken(true, took),
+            Dialled::Failed(took) => tunnels.shaken(false, took),
+            Dialled::Ended => {
+                tunnels.ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
 }
 
 /// The agent's listening sockets.

@@ -7,6 +7,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The current time.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// The current time, in seconds since 1970.
 pub fn unix_seconds() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed();

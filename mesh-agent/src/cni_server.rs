@@ -3,7 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mesh_common::cni::{
     Attachment, Envelope, MAX_LINE, PodRef, Reason, Refusal, Request, Response, VERSION,
@@ -18,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::attachments::Record;
+use crate::clock;
 use crate::model::{Key, Snapshot};
+use crate::telemetry::{Counters, Verb};
 use crate::unix_socket;
 use crate::world::{Command, Reply, Wired, doubts, refusal};
 
@@ -43,6 +46,7 @@ pub struct CniServer {
     queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
+    counters: Arc<Counters>,
 }
 
 impl CniServer {
@@ -51,6 +55,7 @@ impl CniServer {
         path: &Path,
         commands: mpsc::Sender<Command>,
         world: watch::Receiver<Snapshot>,
+        counters: Arc<Counters>,
     ) -> Result<Self, Error> {
         let listener = unix_socket::bind(path).map_err(|source| Error {
             path: path.to_owned(),
@@ -61,6 +66,7 @@ impl CniServer {
             queue: path.with_file_name("released"),
             commands,
             world,
+            counters,
         })
     }
 
@@ -79,6 +85,8 @@ impl CniServer {
                         queue: self.queue.clone(),
                         commands: self.commands.clone(),
                         world: self.world.clone(),
+                        counters: self.counters.clone(),
+                        began: clock::now(),
                     };
                     calls.spawn(async move {
                         if let Err(error) = call.serve(stream).await {
@@ -100,6 +108,16 @@ impl CniServer {
         }
         calls.close();
         calls.wait().await;
+    }
+}
+
+fn verb(request: &Request) -> Verb {
+    match request {
+        Request::Reserve { .. } | Request::Attach { .. } => Verb::Add,
+        Request::Release { .. } => Verb::Del,
+        Request::Check { .. } => Verb::Check,
+        Request::Collect { .. } => Verb::Gc,
+        Request::Status => Verb::Status,
     }
 }
 
@@ -138,6 +156,8 @@ struct Call {
     queue: PathBuf,
     commands: mpsc::Sender<Command>,
     world: watch::Receiver<Snapshot>,
+    counters: Arc<Counters>,
+    began: Instant,
 }
 
 impl Call {
@@ -147,6 +167,7 @@ impl Call {
         let Some(request) = receive(&mut reader, &mut writer).await? else {
             return Ok(());
         };
+        let verb = verb(&request);
         let response = match request {
             Request::Reserve {
                 attachment,
@@ -178,7 +199,19 @@ impl Call {
             }
             Request::Status => self.done(Command::Status).await,
         };
-        send(&mut writer, response).await
+        self.answer(verb, &mut writer, response).await
+    }
+
+    /// Answers a call, which it ends, and counts it.
+    async fn answer(
+        &self,
+        verb: Verb,
+        writer: &mut OwnedWriteHalf,
+        response: Result<Response, Refusal>,
+    ) -> io::Result<()> {
+        self.counters
+            .called(verb, response.is_ok(), self.began.elapsed());
+        send(writer, response).await
     }
 
     /// Reserve, wait for the binary to wire the pod, attach; whatever ends it early gives the reservation back.
@@ -194,12 +227,12 @@ impl Call {
         if let Some(pod) = &pod
             && let Err(refusal) = self.wait_for(pod).await
         {
-            return send(&mut writer, Err(refusal)).await;
+            return self.answer(Verb::Add, &mut writer, Err(refusal)).await;
         }
         let reserved = attachment.clone();
         let wiring = match ask(&self.commands, |reply| Command::Reserve(reserved, reply)).await {
             Ok(wiring) => wiring,
-            Err(refusal) => return send(&mut writer, Err(refusal)).await,
+            Err(refusal) => return self.answer(Verb::Add, &mut writer, Err(refusal)).await,
         };
         let addresses = wiring.addresses.clone();
         let sent = send(&mut writer, Ok(Response::Reserved(wiring))).await;
@@ -213,6 +246,7 @@ impl Call {
             mac,
         })) = next
         else {
+            self.counters.called(Verb::Add, false, self.began.elapsed());
             let cancel = Command::Cancel(attachment, addresses);
             let _ = self.commands.send(cancel).await;
             return next.map(|_| ());
@@ -238,7 +272,7 @@ impl Call {
             let cancel = Command::Cancel(attachment, addresses);
             let _ = self.commands.send(cancel).await;
         }
-        send(&mut writer, attached).await
+        self.answer(Verb::Add, &mut writer, attached).await
     }
 
     async fn done(&self, command: impl FnOnce(Reply<()>) -> Command) -> Result<Response, Refusal> {

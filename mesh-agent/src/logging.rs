@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 
+use crate::args::Format;
+
 /// The client of Kubernetes calls every attempt an error; the source tells once what is wrong.
 const DEFAULT: &str = "info,kube_client=off";
 /// Lines that are remembered.
@@ -24,8 +26,8 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Begins to log: what `RUST_LOG` asks for.
-    pub fn start() -> Self {
+    /// Begins to log what `RUST_LOG` asks for.
+    pub fn start(format: Format) -> Self {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
         let first = filter.to_string();
         let recent = Recent::default();
@@ -33,14 +35,26 @@ impl Logging {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(is_terminal)
-            .with_writer(move || Both(to_memory.clone()))
-            .with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
+            .with_writer(move || Both(to_memory.clone()));
+        // Each format is a type of its own, and so is what changes its filter.
+        let reload: Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match format {
+            Format::Text => {
+                let builder = builder.with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Arc::new(move |filter| handle.reload(filter).map_err(|it| it.to_string()))
+            }
+            Format::Json => {
+                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Arc::new(move |filter| handle.reload(filter).map_err(|it| it.to_string()))
+            }
+        };
         Self {
             first: first.as_str().into(),
             filter: Arc::new(Mutex::new(first)),
-            reload: Arc::new(move |filter| handle.reload(filter).map_err(|it| it.to_string())),
+            reload,
             recent,
         }
     }

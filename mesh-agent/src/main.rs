@@ -14,18 +14,22 @@ const THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let (cli, flags) = Cli::read();
+    let log = cli.log_format;
     match cli.command {
         Command::Run(config) => match confine::privileges() {
-            Ok(()) => run(agent::run(*config, flags, Logging::start())),
+            Ok(()) => run(agent::run(*config, flags, Logging::start(log))),
             Err(error) => failed(&error),
         },
         Command::Ca(config) => {
-            Logging::start();
+            Logging::start(log);
             run(ca::run(config))
         }
         Command::Trace(args) => asked(admin::trace(args)),
         Command::Policies(args) => asked(admin::policies(args)),
         Command::Status(args) => asked(admin::status(&args)),
+        Command::Flows(args) => asked(admin::flows(&args)),
+        Command::Metrics(args) => asked(admin::metrics(&args)),
+        Command::Log(args) => asked(admin::log(&args)),
         Command::Workloads(args) => asked(admin::workloads(args)),
         Command::Services(args) => asked(admin::services(&args)),
         Command::Tunnels(args) => asked(admin::tunnels(&args)),

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -31,6 +32,7 @@ use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
 use crate::status::{self, Addresses, Map, Node, Problem};
+use crate::telemetry::{Counters, Measured};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
@@ -62,6 +64,8 @@ pub enum Command {
     Status(Reply<()>),
     /// How the node's network is doing.
     Describe(oneshot::Sender<Node>),
+    /// What the kernel's side has counted; less to find out than [`Command::Describe`].
+    Measure(oneshot::Sender<Measured>),
     /// What keeps the agent from serving its node.
     Pending(oneshot::Sender<Vec<Problem>>),
 }
@@ -150,6 +154,7 @@ pub struct World {
     failures: u64,
     /// Whether this agent was told to stop: the kernel is the next one's.
     draining: bool,
+    counters: Arc<Counters>,
 }
 
 impl World {
@@ -184,6 +189,7 @@ impl World {
             behind: false,
             failures: 0,
             draining: false,
+            counters: Arc::default(),
         };
         let links: HashMap<_, _> = world
             .network
@@ -252,6 +258,13 @@ impl World {
             );
         }
         Ok(())
+    }
+
+    /// The same, counting in `counters` how long it takes.
+    #[must_use]
+    pub fn counting(mut self, counters: Arc<Counters>) -> Self {
+        self.counters = counters;
+        self
     }
 
     /// Applies events and commands until `shutdown`; from then on, until `stopped`, events reach only the snapshot.
@@ -325,6 +338,7 @@ impl World {
         if change.is_empty() {
             return;
         }
+        let published = clock::now();
         self.published.send_replace(self.snapshot.clone());
         // Half a world would take pods out of the maps that a whole one has.
         if self.draining || !self.snapshot.is_synced() {
@@ -342,6 +356,7 @@ impl World {
         if !change.nodes.is_empty() {
             self.follow_nodes().await;
         }
+        self.counters.update.observe(published.elapsed());
     }
 
     /// Takes up what has changed about the node's network, be it by others: a link that went down took routes with it, and
@@ -519,6 +534,9 @@ impl World {
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Command::Measure(reply) => {
+                let _ = reply.send(self.measure());
             }
             Command::Describe(reply) => {
                 let _ = reply.send(self.describe().await);
@@ -766,12 +784,6 @@ impl World {
                 free: at_most(free),
             })
         });
-        let maps = self.dataplane.fill().unwrap_or_default().into_iter();
-        let map = |it: dataplane::Fill| Map {
-            name: it.map.to_owned(),
-            held: it.held,
-            room: it.room,
-        };
         Node {
             not_ready,
             uplinks,
@@ -779,9 +791,29 @@ impl World {
             mtu: self.wiring(Vec::new()).mtu,
             addresses: addresses.collect(),
             masquerades: self.options.masquerade.is_some(),
-            maps: maps.map(map).collect(),
+            maps: self.maps(),
             without: self.dataplane.without().to_vec(),
             lost: self.lost.keys().cloned().collect(),
+            is_behind: self.behind,
+            failures: self.failures,
+        }
+    }
+
+    fn maps(&self) -> Vec<Map> {
+        let map = |it: dataplane::Fill| Map {
+            name: it.map.to_owned(),
+            held: it.held,
+            room: it.room,
+        };
+        let maps = self.dataplane.fill().unwrap_or_default();
+        maps.into_iter().map(map).collect()
+    }
+
+    /// What cannot be read is absent.
+    fn measure(&self) -> Measured {
+        Measured {
+            packets: self.dataplane.packets().unwrap_or_default(),
+            maps: self.maps(),
             is_behind: self.behind,
             failures: self.failures,
         }

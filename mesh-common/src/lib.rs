@@ -17,16 +17,17 @@ pub mod packet;
 pub mod policy;
 pub mod reset;
 pub mod steer;
+pub mod traffic;
 pub mod verdict;
 
 /// Version of every type in [`maps`] and of the map set in [`names`]; kept in the `CONFIG` map.
 ///
 /// Bump it whenever one of them changes: an agent replaces pinned maps of an older version, and refuses those of a newer one.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The oldest version whose records of flows mean what they do today: with maps replaced, these are kept, so that what is open
 /// stays open.
-pub const FLOWS_SINCE: u32 = 1;
+pub const FLOWS_SINCE: u32 = 3;
 
 /// The HBONE port: inbound tunnels of an enrolled pod arrive on `<pod address>:15008`.
 pub const HBONE_PORT: u16 = 15008;

@@ -74,7 +74,7 @@ abi!(Service, size = 4, align = 4);
 /// An address in one of them is a pod's, also while the world has not told whose.
 pub type PodCidr = Addr;
 
-/// `FLOWS` and `PLAIN_FLOWS`: a flow seen from one local pod. A flow between two pods of a node has two entries.
+/// A table in `FLOWS`: a flow seen from one local pod. A flow between two pods of a node has two entries.
 ///
 /// The pod stands there by its interface, not its address: a new pod with the address of an old one has no flows.
 #[repr(C)]
@@ -221,6 +221,15 @@ pub enum Slot {
     /// HBONE tunnels for an enrolled pod.
     Inbound = 2,
 }
+
+/// `FLOWS`: interface index of a pod -> its own table of flows, which no other pod can push anything out of.
+///
+/// At this key it holds the table of all pods, for those that have more than find room in their own.
+pub const ALL_FLOWS: u32 = 0;
+/// Flows in a pod's own table.
+pub const OWN_FLOWS: u32 = 2_048;
+/// Flows in the table of all pods.
+pub const SHARED_FLOWS: u32 = 131_072;
 
 impl Slot {
     /// Number of entries of the map.

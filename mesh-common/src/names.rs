@@ -24,11 +24,11 @@ pub const MAPS: [&str; 13] = [
     MAP_FLOWS,
     MAP_LISTENERS,
     MAP_NAMESPACES,
-    MAP_PLAIN_FLOWS,
     MAP_PODS,
     MAP_POD_CIDRS,
     MAP_POLICY,
     MAP_SERVICES,
+    MAP_TRAFFIC,
     MAP_WORKLOADS,
 ];
 /// [`crate::maps::ClassKey`] -> class, LPM.
@@ -39,10 +39,9 @@ pub const MAP_CONFIG: &str = "CONFIG";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// [`crate::event::Refused`], a ring buffer; when it is full, what is refused is only counted.
 pub const MAP_EVENTS: &str = "EVENTS";
-/// [`crate::maps::FlowKey`] -> [`crate::maps::Flow`], LRU: flows of pods with [`crate::maps::flags::SOCKETS`].
+/// Interface index of a pod, or [`crate::maps::ALL_FLOWS`] -> a table: [`crate::maps::FlowKey`] ->
+/// [`crate::traffic::Record`], LRU.
 pub const MAP_FLOWS: &str = "FLOWS";
-/// The same of all other pods, which read it only once they are enrolled; so that they cannot push out the former.
-pub const MAP_PLAIN_FLOWS: &str = "PLAIN_FLOWS";
 /// [`crate::maps::PodCidr`] -> 0, LPM.
 pub const MAP_POD_CIDRS: &str = "POD_CIDRS";
 /// [`crate::maps::Slot`] -> listening socket.
@@ -55,6 +54,8 @@ pub const MAP_PODS: &str = "PODS";
 pub const MAP_POLICY: &str = "POLICY";
 /// Address -> [`crate::maps::Service`].
 pub const MAP_SERVICES: &str = "SERVICES";
+/// [`crate::traffic::TrafficKey`] -> [`crate::traffic::Traffic`].
+pub const MAP_TRAFFIC: &str = "TRAFFIC";
 /// Address -> [`crate::maps::Workload`].
 pub const MAP_WORKLOADS: &str = "WORKLOADS";
 

@@ -38,6 +38,10 @@ pub struct Packet {
     pub protocol: u32,
     /// Where the transport's header begins, in bytes from the Ethernet header; 0 when it is not IP.
     pub transport: u32,
+    /// Sequence number of a whole TCP segment, in host order; otherwise 0.
+    pub sequence: u32,
+    /// Flags of a whole TCP segment and, above them, the length of its header in words; otherwise 0.
+    pub tcp: u32,
 }
 
 /// What a frame carries.
@@ -78,7 +82,30 @@ impl Packet {
             dst_port: Port(0),
             protocol: 0,
             transport: 0,
+            sequence: 0,
+            tcp: 0,
         }
+    }
+
+    /// Flags of a TCP segment.
+    pub const FIN: u32 = 0x01;
+    /// The same.
+    pub const SYN: u32 = 0x02;
+    /// The same.
+    pub const RST: u32 = 0x04;
+    /// The same.
+    pub const ACK: u32 = 0x10;
+
+    /// Whether it is a whole TCP segment with a flag.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.tcp & flag != 0
+    }
+
+    /// Bytes of data of a whole TCP segment, by the length of its frame.
+    #[inline(always)]
+    pub const fn data(&self, frame: u32) -> u32 {
+        frame.saturating_sub(self.transport + (self.tcp >> 12) * 4)
     }
 
     /// The flow as the pod sees it that sends the packet, at interface `ifindex`.
@@ -108,54 +135,59 @@ impl Packet {
     /// Reads a frame.
     #[inline(always)]
     pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Self {
+        let mut packet = Self::without_ip(Kind::Malformed);
+        packet.read(bytes);
+        packet
+    }
+
+    /// As [`Self::parse`], in a place that holds [`Self::without_ip`] of a malformed frame.
+    #[inline(always)]
+    pub fn read<B: Bytes + ?Sized>(&mut self, bytes: &B) {
         let Some(ethertype) = bytes.load::<u16>(12) else {
-            return Self::without_ip(Kind::Malformed);
+            return;
         };
         match u16::from_be(ethertype) {
-            ETHERTYPE_IPV4 => Self::ipv4(bytes),
-            ETHERTYPE_IPV6 => Self::ipv6(bytes),
-            ETHERTYPE_ARP => Self::without_ip(Kind::Arp),
-            _ => Self::without_ip(Kind::NotIp),
+            ETHERTYPE_IPV4 => self.ipv4(bytes),
+            ETHERTYPE_IPV6 => self.ipv6(bytes),
+            ETHERTYPE_ARP => self.kind = Kind::Arp,
+            _ => self.kind = Kind::NotIp,
         }
     }
 
     /// RFC 791, with options.
     #[inline(always)]
-    fn ipv4<B: Bytes + ?Sized>(bytes: &B) -> Self {
-        let mut packet = Self::without_ip(Kind::Malformed);
+    fn ipv4<B: Bytes + ?Sized>(&mut self, bytes: &B) {
         let Some(header) = bytes.load::<[u32; 5]>(ETHERNET) else {
-            return packet;
+            return;
         };
         let [version_length, _, _, _] = header[0].to_ne_bytes();
         let length = u32::from(version_length & 0x0f) * 4;
         if version_length >> 4 != 4 || length < 20 {
-            return packet;
+            return;
         }
-        packet.src = Addr::v4(header[3]);
-        packet.dst = Addr::v4(header[4]);
+        self.src = Addr::v4(header[3]);
+        self.dst = Addr::v4(header[4]);
         // "Don't fragment" and the reserved bit do not matter.
         let fragment = u32::from_be(header[1]);
         let part = Part::of(fragment & 0x1fff != 0, fragment & 0x2000 != 0);
         let [_, protocol, _, _] = header[2].to_ne_bytes();
-        packet.transport(bytes, ETHERNET + length, protocol, part);
-        packet
+        self.transport(bytes, ETHERNET + length, protocol, part);
     }
 
     /// RFC 8200, with extension headers.
     #[inline(always)]
-    fn ipv6<B: Bytes + ?Sized>(bytes: &B) -> Self {
-        let mut packet = Self::without_ip(Kind::Malformed);
+    fn ipv6<B: Bytes + ?Sized>(&mut self, bytes: &B) {
         let Some(header) = bytes.load::<[u32; 10]>(ETHERNET) else {
-            return packet;
+            return;
         };
         if u32::from_be(header[0]) >> 28 != 6 {
-            return packet;
+            return;
         }
-        packet.src = Addr([header[2], header[3], header[4], header[5]]);
-        packet.dst = Addr([header[6], header[7], header[8], header[9]]);
+        self.src = Addr([header[2], header[3], header[4], header[5]]);
+        self.dst = Addr([header[6], header[7], header[8], header[9]]);
         // In the maps these stand for the IPv4 pod; no IPv6 packet has them (RFC 4942, 2.2).
-        if packet.src.is_v4() || packet.dst.is_v4() {
-            return packet;
+        if self.src.is_v4() || self.dst.is_v4() {
+            return;
         }
 
         let [_, _, mut protocol, _] = header[1].to_ne_bytes();
@@ -164,11 +196,11 @@ impl Packet {
         let mut followed = 0;
         while followed < MAX_EXTENSIONS && is_extension(protocol) && part == Part::Whole {
             let Some([next, units, high, low]) = bytes.load::<[u8; 4]>(offset) else {
-                return packet;
+                return;
             };
             if protocol == PROTOCOL_ROUTING && low != 0 {
                 // Segments left: the destination is not the one that counts.
-                return packet;
+                return;
             }
             offset += match protocol {
                 // An atomic fragment (offset 0, no more to come; RFC 6946) is a whole packet.
@@ -182,8 +214,7 @@ impl Packet {
             protocol = next;
             followed += 1;
         }
-        packet.transport(bytes, offset, protocol, part);
-        packet
+        self.transport(bytes, offset, protocol, part);
     }
 
     /// Sets kind and ports from what stands behind the IP headers.
@@ -208,7 +239,10 @@ impl Packet {
                 };
                 self.src_port = Port(header[0]);
                 self.dst_port = Port(header[1]);
-                let opens = u16::from_be(header[6]) & (TCP_SYN | TCP_ACK) == TCP_SYN;
+                self.sequence =
+                    u32::from(u16::from_be(header[2])) << 16 | u32::from(u16::from_be(header[3]));
+                self.tcp = u32::from(u16::from_be(header[6]));
+                let opens = self.tcp & (Self::SYN | Self::ACK) == Self::SYN;
                 self.kind = if opens { Kind::TcpOpening } else { Kind::Tcp };
             }
             PROTOCOL_UDP | PROTOCOL_SCTP => {
@@ -295,6 +329,3 @@ const PROTOCOL_SCTP: u8 = 132;
 
 /// Extension headers that are followed before a packet counts as malformed.
 const MAX_EXTENSIONS: u32 = 6;
-
-const TCP_SYN: u16 = 0x02;
-const TCP_ACK: u16 = 0x10;

@@ -27,7 +27,7 @@ use mesh_common::steer::Origin;
 use mesh_common::verdict::Hook;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::maps::LISTENERS;
+use crate::maps::{LISTENERS, PACKET};
 
 /// `sk_state` of a listening socket (`enum` in the kernel's `tcp_states.h`).
 const TCP_LISTEN: u32 = 10;
@@ -72,14 +72,35 @@ impl Skb<'_> {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
-    /// The packet. A VLAN tag, also one that the driver took off, makes it [`Kind::NotIp`].
+    /// Its length in bytes.
     #[inline(always)]
-    pub(crate) fn packet(&self) -> Packet {
+    pub(crate) fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// The packet. A VLAN tag, also one that the driver took off, makes it [`Kind::NotIp`].
+    ///
+    /// In memory of this processor's, which the verifier takes for unknown: whatever way led to a packet, it follows the
+    /// rest of the program once. No program that reads packets runs within another.
+    #[inline(always)]
+    pub(crate) fn packet(&self) -> Option<&'static Packet> {
+        let place = PACKET.get_ptr_mut(0)?;
+        let words = place.cast::<[u32; size_of::<Packet>() / 4]>();
+        // SAFETY: a map's value, valid for the program's run; all zero is a malformed packet.
+        for word in unsafe { &mut *words } {
+            // Volatile, or LLVM calls a function that writes byte by byte.
+            // SAFETY: as above.
+            unsafe { ptr::write_volatile(word, 0) };
+        }
+        // SAFETY: as above; nobody else on this processor has it meanwhile.
+        let packet = unsafe { &mut *place };
         // SAFETY: the context is valid for the program's run.
         if unsafe { (*self.0.skb.skb).vlan_present } != 0 {
-            return Packet::without_ip(Kind::NotIp);
+            packet.kind = Kind::NotIp;
+        } else {
+            packet.read(self);
         }
-        Packet::parse(self)
+        Some(packet)
     }
 
     /// Who sent a packet that leaves this node's stack.

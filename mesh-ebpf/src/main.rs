@@ -5,6 +5,8 @@
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomic additions")]
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -19,6 +21,7 @@ mod ctx;
 mod hooks;
 mod maps;
 mod report;
+mod traffic;
 
 /// No helper that is reserved for GPL-compatible programs is used.
 #[expect(

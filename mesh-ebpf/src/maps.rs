@@ -5,17 +5,23 @@
     reason = "map values are read through raw kernel pointers"
 )]
 
+use core::cell::Cell;
+use core::ptr;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps::{HashOfMaps, LruHashMap};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockMap};
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
-    ClassKey, Config, Flow, FlowKey, Pod, PodCidr, PolicyEntry, PolicyKey, Service, Slot, Workload,
-    flags,
+    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, OWN_FLOWS, Pod, PodCidr, PolicyEntry, PolicyKey,
+    Service, Slot, Workload,
 };
+use mesh_common::packet::Packet;
 use mesh_common::policy::Policies;
 use mesh_common::steer::World;
+use mesh_common::traffic::{Record, Traffic, TrafficKey, state};
 use mesh_common::verdict::COUNTERS as COUNTER_COUNT;
 
 #[map]
@@ -29,16 +35,23 @@ pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
+/// Pinned by the agent, as a map that is declared by BTF is not by itself.
+#[btf_map]
+static FLOWS: HashOfMaps<u32, FlowTable, 4_097> = HashOfMaps::new();
+/// Those of the agent are of different sizes.
+type FlowTable = LruHashMap<FlowKey, Record, { OWN_FLOWS as usize }>;
 #[map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
-#[map]
-pub(crate) static PLAIN_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(131_072, 0);
+pub(crate) static TRAFFIC: HashMap<TrafficKey, Traffic> =
+    HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static POD_CIDRS: LpmTrie<PodCidr, u32> = LpmTrie::pinned(16_384, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static LISTENERS: SockMap = SockMap::pinned(Slot::COUNT, 0);
 #[map]
 static NAMESPACES: HashMap<u64, u32> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
+/// The packet that a program reads; each object has its own.
+#[map]
+pub(crate) static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static PODS: HashMap<u32, Pod> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
 #[map]
@@ -47,7 +60,33 @@ pub(crate) static SERVICES: HashMap<Addr, Service> = HashMap::pinned(65_536, BPF
 pub(crate) static WORKLOADS: HashMap<Addr, Workload> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
 
 /// The maps as [`mesh_common::steer`] sees them.
-pub(crate) struct Maps;
+///
+/// A program asks for one flow, whose record is looked up once.
+pub(crate) struct Maps {
+    looked: Cell<bool>,
+    found: Cell<*mut Record>,
+}
+
+impl Maps {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            looked: Cell::new(false),
+            found: Cell::new(ptr::null_mut()),
+        }
+    }
+
+    /// The flow's record.
+    #[inline(always)]
+    pub(crate) fn record(&self, key: &FlowKey) -> Option<&'static mut Record> {
+        if !self.looked.replace(true) {
+            self.found.set(find(key).unwrap_or(ptr::null_mut()));
+        }
+        // SAFETY: null, or a value of a map: valid for the program's run. An evicted entry may be reused meanwhile, by
+        // programs alone: each field is an aligned word, old or new.
+        unsafe { self.found.get().as_mut() }
+    }
+}
 
 impl Policies for Maps {
     #[inline(always)]
@@ -94,10 +133,7 @@ impl World for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
-        // SAFETY: an evicted entry may be reused while it is read; the value is one aligned word, old or new.
-        let flow = unsafe { FLOWS.get(key) };
-        // SAFETY: as above.
-        flow.or_else(|| unsafe { PLAIN_FLOWS.get(key) })
+        self.record(key).map(|record| &record.flow)
     }
 }
 
@@ -117,43 +153,59 @@ pub(crate) fn interface_of(netns_cookie: u64) -> Option<u32> {
 
 /// [`Config::revision`].
 #[inline(always)]
-fn revision() -> u32 {
+pub(crate) fn revision() -> u32 {
     CONFIG.get(0).map_or(0, |config| config.revision)
 }
 
-/// Records a flow of a pod with these flags, judged now; `false` when the kernel has no room.
+/// A flow's record: its pod's own, or what is left of it in the table of all.
 #[inline(always)]
-pub(crate) fn record(pod_flags: u32, key: &FlowKey, neighbour: u32, opener: u32) -> bool {
-    let flow = Flow {
+pub(crate) fn find(key: &FlowKey) -> Option<*mut Record> {
+    in_table(key.ifindex, key).or_else(|| in_table(ALL_FLOWS, key))
+}
+
+#[inline(always)]
+fn in_table(table: u32, key: &FlowKey) -> Option<*mut Record> {
+    flows(table)?.get_ptr_mut(key)
+}
+
+/// A pod's table of flows, or that of all.
+#[inline(always)]
+fn flows(table: u32) -> Option<&'static FlowTable> {
+    // SAFETY: the kernel frees an inner map only after an RCU grace period: not while a program runs.
+    unsafe { FLOWS.get(&table) }
+}
+
+/// A flow as it is judged now.
+#[inline(always)]
+pub(crate) fn judged(neighbour: u32, opener: u32) -> Flow {
+    Flow {
         neighbour,
         opener,
         revision: revision(),
-    };
-    let any = u64::from(BPF_ANY);
-    if pod_flags & flags::SOCKETS != 0 {
-        FLOWS.insert(key, flow, any).is_ok()
-    } else {
-        PLAIN_FLOWS.insert(key, flow, any).is_ok()
     }
 }
 
-/// Records that a flow was judged again.
+/// Records a flow; `false` when the kernel has no room.
 #[inline(always)]
-pub(crate) fn renew(key: &FlowKey) {
-    let flow = FLOWS
-        .get_ptr_mut(key)
-        .or_else(|| PLAIN_FLOWS.get_ptr_mut(key));
-    if let Some(flow) = flow {
-        // SAFETY: an evicted entry may be reused meanwhile: then another flow counts as judged under a revision that it
-        // was recorded under moments ago, or is judged once more.
-        unsafe { (*flow).revision = revision() };
+pub(crate) fn record(key: &FlowKey, record: &mut Record) -> bool {
+    if !insert(key.ifindex, key, record) {
+        return insert(ALL_FLOWS, key, record);
     }
+    // What is left when the pod's own is pushed out: by then it counts as opened.
+    record.state |= state::OPENED;
+    insert(ALL_FLOWS, key, record);
+    true
+}
+
+#[inline(always)]
+fn insert(table: u32, key: &FlowKey, record: &Record) -> bool {
+    flows(table).is_some_and(|flows| flows.insert(key, record, BPF_ANY.into()).is_ok())
 }
 
 /// Forgets a flow.
 #[inline(always)]
 pub(crate) fn forget(key: &FlowKey) {
     // Absent is what is wanted.
-    let _ = FLOWS.remove(key);
-    let _ = PLAIN_FLOWS.remove(key);
+    let _ = flows(key.ifindex).map(|own| own.remove(key));
+    let _ = flows(ALL_FLOWS).map(|all| all.remove(key));
 }

@@ -6,18 +6,21 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuArray, SockMap};
 use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_map_type;
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
-    ClassKey, Config, Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Service, Slot, Workload, flags,
+    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, OWN_FLOWS, Pod, PolicyEntry, PolicyKey, Service,
+    Slot, Workload,
 };
 use mesh_common::steer::Origin;
+use mesh_common::traffic::Record;
 use mesh_common::verdict::Hook;
 use mesh_common::{ABI_VERSION, names};
 use tempfile::TempDir;
@@ -74,6 +77,7 @@ impl Object {
         let pins = Bpffs::mount(directory.path())?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(directory.path())
+            .map_pin_path(names::MAP_FLOWS, directory.path().join(names::MAP_FLOWS))
             .load(&bytes)
             .context("the kernel refused a map")?;
         let kernel = KernelVersion::current()?;
@@ -133,40 +137,63 @@ impl Object {
         for (length, key, entry) in table.policy.iter() {
             policy.insert(&Key::new(length, *key), entry, 0)?;
         }
+        self.add_flows(table)
+    }
+
+    /// Gives every pod a table of flows of its own, and all of them one.
+    fn add_flows(&mut self, table: &Table) -> Result<()> {
+        let mut tables: HashOfMaps<_, u32, Flows> = self.map(names::MAP_FLOWS)?.try_into()?;
+        for index in table.pods.keys().chain([&ALL_FLOWS]) {
+            let declared = aya_obj::Map::new_from_params(
+                bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32,
+                u32::try_from(size_of::<FlowKey>())?,
+                u32::try_from(size_of::<Record>())?,
+                OWN_FLOWS,
+                0,
+            );
+            let map = MapData::create(declared, names::MAP_FLOWS, None)?;
+            tables.insert(index, &Flows::try_from(Map::LruHashMap(map))?, 0)?;
+        }
         Ok(())
     }
 
-    /// Replaces all recorded flows; each stands in the map for its pod.
+    /// Replaces all recorded flows; each stands in its pod's own table, which only pods of [`Table::cluster`] have.
     pub fn set_flows(&mut self, table: &Table) -> Result<()> {
-        for name in FLOWS {
-            let mut flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
+        let mut tables = self.tables()?;
+        for flows in tables.values_mut() {
             let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
             for key in keys {
                 flows.remove(&key)?;
             }
-            for (key, flow) in table
-                .flows
-                .iter()
-                .filter(|(key, _)| map_of(table, key) == name)
-            {
-                flows.insert(key, flow, 0)?;
-            }
+        }
+        for (key, flow) in &table.flows {
+            let own = tables.get_mut(&key.ifindex).context("no such pod")?;
+            own.insert(key, Record::new(*flow, 0), 0)?;
         }
         Ok(())
     }
 
-    /// All recorded flows; fails when one does not stand in the map for its pod.
-    pub fn flows(&mut self, table: &Table) -> Result<BTreeMap<FlowKey, Flow>> {
+    /// All recorded flows.
+    pub fn flows(&mut self) -> Result<BTreeMap<FlowKey, Flow>> {
         let mut all = BTreeMap::new();
-        for name in FLOWS {
-            let flows: HashMap<_, FlowKey, Flow> = self.map(name)?.try_into()?;
-            for entry in &flows {
-                let (key, flow) = entry?;
-                ensure!(map_of(table, &key) == name, "{key:?} is in {name}");
-                all.insert(key, flow);
+        for flows in self.tables()?.values() {
+            for entry in flows {
+                let (key, record) = entry?;
+                // The pod's own comes after that of all, and counts.
+                all.insert(key, record.flow);
             }
         }
         Ok(all)
+    }
+
+    /// The tables of flows by their keys.
+    fn tables(&mut self) -> Result<BTreeMap<u32, Flows>> {
+        let tables: HashOfMaps<_, u32, Flows> = self.map(names::MAP_FLOWS)?.try_into()?;
+        let table = |key: Result<u32, _>| -> Result<_> {
+            let key = key?;
+            Ok((key, tables.get(&key, 0)?))
+        };
+        tables.keys().map(table).collect()
     }
 
     /// Puts a listener into those slots whose index is chosen, and empties the others.
@@ -305,18 +332,8 @@ fn is_at_egress(hook: Hook) -> bool {
 const OPTIONAL: [(&str, KernelVersion); 1] =
     [(names::PROGRAM_TO_NODE, KernelVersion::new(5, 17, 0))];
 
-/// The maps of flows, of enrolled and of plain pods.
-const FLOWS: [&str; 2] = [names::MAP_FLOWS, names::MAP_PLAIN_FLOWS];
-
-/// The map of a flow, by what its pod may have.
-fn map_of(table: &Table, key: &FlowKey) -> &'static str {
-    let pod = table.pods.get(&key.ifindex);
-    if pod.is_some_and(|pod| pod.flags & flags::SOCKETS != 0) {
-        names::MAP_FLOWS
-    } else {
-        names::MAP_PLAIN_FLOWS
-    }
-}
+/// A table of flows.
+type Flows = HashMap<MapData, FlowKey, Record>;
 
 /// Size of the kernel's `struct __sk_buff`, in bytes, and the positions of some of its `u32` fields.
 const SK_BUFF: usize = 192;

@@ -258,7 +258,7 @@ pub struct Table {
     pub classes: Trie<ClassKey, u32>,
     /// `POLICY`.
     pub policy: Trie<PolicyKey, PolicyEntry>,
-    /// `FLOWS` and `PLAIN_FLOWS`.
+    /// `POD_FLOWS` and `FLOWS`.
     pub flows: BTreeMap<FlowKey, Flow>,
     /// `CONFIG`.
     pub revision: u32,

@@ -286,7 +286,7 @@ fn check(object: &mut Object, vector: &Vector, slots: Slots) -> Result<()> {
         .map(|outcome| moved.total(*outcome))
         .sum();
     assert_eq!(total, 1, "counters: {name}\n{moved}");
-    assert_eq!(object.flows(&table)?, effect.flows, "flows: {name}");
+    assert_eq!(object.flows()?, effect.flows, "flows: {name}");
     let kept = match (vector.hook, vector.origin) {
         (Hook::FromPod, _) => FORGED & !MARK_MASK,
         (Hook::ToNet, _) if effect.mark == 0 => MARK_SERVICE,

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use mesh_common::cni::Envelope;
@@ -11,14 +12,17 @@ use serde::Serialize;
 
 use super::protocol::{Refusal, Request, Response, VERSION};
 use super::render;
-use crate::args::{Asking, Format, Policies, Trace, Workloads};
+use crate::args::{Asking, Flows, Format, Log, Metrics, Policies, Trace, Workloads};
 use crate::inspect::{Outcome, Question};
 use crate::listing;
 use crate::pki::Report;
 use crate::status::Status;
+use crate::telemetry::{Filter, Flow, Wanted};
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often is asked for connections that come.
+const FOLLOW: Duration = Duration::from_millis(200);
 /// Longest answer that is read, in bytes: policies of a large cluster.
 const MAX_ANSWER: u64 = 256 << 20;
 
@@ -117,6 +121,62 @@ pub fn status(args: &Asking) -> Result<Asked, Error> {
     })
 }
 
+/// Asks for the metrics, and prints them.
+pub fn metrics(args: &Metrics) -> Result<Asked, Error> {
+    let request = Request::Metrics(args.format.into());
+    let Response::Metrics(text) = ask(&args.admin_socket, &request)? else {
+        return Err(Error::Other);
+    };
+    write(&text).map(|_| Asked::Yes)
+}
+
+/// Asks for connections and prints them, one a line; follows them until nobody reads, if told so.
+pub fn flows(args: &Flows) -> Result<Asked, Error> {
+    let mut since = None;
+    loop {
+        let request = Request::Flows {
+            wanted: Wanted::from(args),
+            since,
+            most: args.last,
+        };
+        let Response::Flows(batch) = ask(&args.common.admin_socket, &request)? else {
+            return Err(Error::Other);
+        };
+        if batch.lost > 0 {
+            eprintln!(
+                "mesh-agent: {} connections were not told in time",
+                batch.lost
+            );
+        }
+        let lines: Result<String, _> = batch.flows.iter().map(|it| line(it, args)).collect();
+        if !write(&lines?)? || !args.follow {
+            return Ok(Asked::Yes);
+        }
+        since = Some(batch.next);
+        thread::sleep(FOLLOW);
+    }
+}
+
+fn line(flow: &Flow, args: &Flows) -> Result<String, Error> {
+    match args.common.output {
+        Format::Text => Ok(flow.line()),
+        Format::Json => {
+            let text = serde_json::to_string(flow).map_err(Error::Unreadable)?;
+            Ok(text + "\n")
+        }
+    }
+}
+
+/// Asks what the access log tells, or has it tell something else, and prints that.
+pub fn log(args: &Log) -> Result<Asked, Error> {
+    let answer = ask(&args.common.admin_socket, &Request::Log(args.filter()))?;
+    let Response::Log(filter) = answer else {
+        return Err(Error::Other);
+    };
+    print(args.common.output, &filter, Filter::line)?;
+    Ok(Asked::Yes)
+}
+
 /// Asks for workloads, and prints them.
 pub fn workloads(args: Workloads) -> Result<Asked, Error> {
     let answer = ask(&args.common.admin_socket, &Request::Workloads(args.pods))?;
@@ -205,11 +265,15 @@ fn print<T: Serialize>(format: Format, answer: &T, text: fn(&T) -> String) -> Re
         Format::Text => text(answer),
         Format::Json => serde_json::to_string_pretty(answer).map_err(Error::Unreadable)? + "\n",
     };
+    write(&text).map(|_| ())
+}
+
+/// Prints; false when the reader has seen enough.
+fn write(text: &str) -> Result<bool, Error> {
     let mut out = io::stdout().lock();
-    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    match printed {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(Error::Print),
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::Print(error)),
     }
 }

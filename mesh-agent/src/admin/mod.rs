@@ -1,4 +1,4 @@
-//! EDGE: the agent's socket for people: `mesh-agent trace`, `status`, `workloads` and the like ask, the running agent answers.
+//! EDGE: the agent's socket for people: `mesh-agent trace`, `flows`, `status` and the like ask, the running agent answers.
 
 mod client;
 mod protocol;
@@ -6,8 +6,8 @@ mod render;
 mod server;
 
 pub use client::{
-    Asked, Error as ClientError, ask, ask_status, certificates, policies, services, status, trace,
-    tunnels, workloads,
+    Asked, Error as ClientError, ask, ask_status, certificates, flows, log, metrics, policies,
+    services, status, trace, tunnels, workloads,
 };
 pub use protocol::{ADMIN_SOCKET, Process, Refusal, Request, Response, VERSION};
 pub use server::{AdminServer, Error, Sources, Tell};

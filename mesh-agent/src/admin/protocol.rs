@@ -9,6 +9,7 @@ use crate::inspect::{End, PolicyReport, Problem, Question, Trace};
 use crate::listing::{Services, Tunnels, Workloads};
 use crate::pki::Report;
 use crate::status::Status;
+use crate::telemetry::{Batch, Exposition, Filter, Wanted};
 
 /// Where the agent listens unless its flags say otherwise.
 pub const ADMIN_SOCKET: &str = "/run/mesh-cni/admin.sock";
@@ -29,6 +30,19 @@ pub enum Request {
     Policies(Option<End>),
     /// How the node is doing.
     Status,
+    /// The metrics, as a scraper gets them.
+    Metrics(Exposition),
+    /// Connections.
+    Flows {
+        /// Which.
+        wanted: Wanted,
+        /// From this number on, as an earlier answer told it; the latest if there is none.
+        since: Option<u64>,
+        /// At most so many of the latest.
+        most: usize,
+    },
+    /// What the access log tells of; or what it is to tell from now on.
+    Log(Option<Filter>),
     /// The workloads of these names, or all.
     Workloads(Vec<End>),
     /// All services.
@@ -49,6 +63,12 @@ pub enum Response {
     Trace(Trace),
     /// To [`Request::Policies`].
     Policies(PolicyReport),
+    /// To [`Request::Metrics`].
+    Metrics(String),
+    /// To [`Request::Flows`].
+    Flows(Batch),
+    /// To [`Request::Log`]: what is in force.
+    Log(Filter),
     /// To [`Request::Status`].
     Status(Box<Status>),
     /// To [`Request::Workloads`].

@@ -25,6 +25,7 @@ use crate::model::Snapshot;
 use crate::pki::Report;
 use crate::proxy::Allowed;
 use crate::status::{self, Status};
+use crate::telemetry::Scraper;
 use crate::unix_socket;
 use crate::world::Command;
 
@@ -51,6 +52,8 @@ pub struct Sources {
     pub world: mpsc::Sender<Command>,
     /// Tells where the world comes from and how that is doing.
     pub source: Tell<Option<status::Source>>,
+    /// What is counted and told of connections.
+    pub scraper: Scraper,
     /// Tells of the certificates of this node.
     pub certificates: Tell<Vec<Report>>,
     /// The tunnels that are open.
@@ -78,6 +81,21 @@ impl Sources {
             Request::Policies(of) => policies(&snapshot, of.as_ref())
                 .map(Response::Policies)
                 .into(),
+            Request::Metrics(exposition) => {
+                Response::Metrics(self.scraper.scrape(*exposition).await)
+            }
+            Request::Flows {
+                wanted,
+                since,
+                most,
+            } => Response::Flows(self.scraper.telemetry.flows(wanted, *since, *most)),
+            Request::Log(filter) => {
+                let telemetry = &self.scraper.telemetry;
+                if let Some(filter) = filter {
+                    telemetry.set_log_filter(filter.clone());
+                }
+                Response::Log(telemetry.log_filter())
+            }
             Request::Status => {
                 let (reply, told) = oneshot::channel();
                 // An agent that stops has let go of its network.
@@ -211,19 +229,32 @@ fn read(line: &[u8]) -> Result<Request, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Health;
     use crate::inspect::Problem;
     use crate::model::{Event, Settings};
+    use crate::telemetry::{Filter, Telemetry};
 
     /// The answer to one line.
     async fn ask(line: &str) -> Response {
         let mut snapshot = Snapshot::new(Settings::for_node("here"));
         snapshot.apply(Event::Synced);
         let (_publish, snapshots) = watch::channel(snapshot);
-        let connections = Arc::new(Allowed::new(snapshots.clone()));
+        let world = mpsc::channel(1).0;
+        let telemetry = Telemetry::new(snapshots.clone(), "Kubernetes", Arc::default());
+        let connections = Allowed::new(snapshots.clone(), telemetry.counters.clone());
+        let connections = Arc::new(connections);
+        let scraper = Scraper {
+            telemetry,
+            snapshots: snapshots.clone(),
+            world: world.clone(),
+            health: watch::channel(Health::starting("test", 0)).1,
+            certificates: Arc::new(Vec::new),
+        };
         let sources = Sources {
             connections,
             snapshots,
-            world: mpsc::channel(1).0,
+            world,
+            scraper,
             source: Arc::new(|| None),
             certificates: Arc::new(Vec::new),
             tunnels: Arc::default(),
@@ -264,6 +295,12 @@ mod tests {
             ("here", None),
             "its world is gone"
         );
+        let metrics = ask("{\"version\":1,\"message\":{\"metrics\":\"openmetrics\"}}\n").await;
+        assert!(matches!(metrics, Response::Metrics(text) if text.ends_with("# EOF\n")));
+        let flows = "{\"version\":1,\"message\":{\"flows\":{\"wanted\":{\"denied\":true,\"opened\":false},\"most\":9}}}\n";
+        assert!(matches!(ask(flows).await, Response::Flows(batch) if batch.flows.is_empty()));
+        let log = ask("{\"version\":1,\"message\":{\"log\":null}}\n").await;
+        assert_eq!(log, Response::Log(Filter::default()));
         let unknown = "{\"version\":1,\"message\":{\"policies\":{\"pod\":{\"namespace\":\"shop\",\"name\":\"a\"}}}}\n";
         let problem = Problem::UnknownPod {
             pod: crate::model::Key::new("shop", "a"),

@@ -39,6 +39,9 @@ pub fn node(it: core::Node) -> Result<Node, Invalid> {
     } else {
         parse_all("spec.podCIDRs", cidrs.iter(), CIDR)?
     };
+    let labels = it.metadata.labels.as_ref();
+    let label = |name| labels?.get(name).map(|it| it.as_str().into());
+    let (zone, region) = (label(ZONE), label(REGION));
     let addresses = it.status.and_then(|it| it.addresses).unwrap_or_default();
     let addresses = addresses
         .iter()
@@ -48,16 +51,15 @@ pub fn node(it: core::Node) -> Result<Node, Invalid> {
         name: name(&it.metadata)?,
         addresses: parse_all("status.addresses", addresses, ADDRESS)?,
         pod_cidrs: cidrs,
-        zone: it
-            .metadata
-            .labels
-            .and_then(|mut it| it.remove(ZONE))
-            .map(Into::into),
+        zone,
+        region,
     })
 }
 
 /// The label of a node that tells its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label of a node that tells its region.
+const REGION: &str = "topology.kubernetes.io/region";
 
 /// Converts a service.
 ///

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::field::{ADDRESS, Invalid, created, key, parse_all, port, protocol};
@@ -42,6 +43,7 @@ pub fn pod(it: core::Pod) -> Result<Pod, Invalid> {
     let conditions = status.conditions.unwrap_or_default();
     let account = spec.service_account_name.or(spec.service_account);
     Ok(Pod {
+        owner: owner(&meta).map(Into::into),
         uid: meta.uid.unwrap_or_default().into(),
         created: created(meta.creation_timestamp.as_ref()),
         labels: meta.labels.unwrap_or_default(),
@@ -63,6 +65,26 @@ pub fn pod(it: core::Pod) -> Result<Pod, Invalid> {
         probe_ports,
         key,
     })
+}
+
+/// What people know a pod's maker by, as Istio tells it: a Deployment rather than its `ReplicaSet`, a `CronJob` rather than
+/// one of its jobs.
+fn owner(meta: &ObjectMeta) -> Option<&str> {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|it| it.controller == Some(true))?;
+    let label = |name| meta.labels.as_ref()?.get(name);
+    let (name, made_by) = (&*owner.name, &*owner.kind);
+    let shorter = match made_by {
+        "ReplicaSet" => label("pod-template-hash").and_then(|hash| name.strip_suffix(&**hash)),
+        // Of a CronJob's jobs the names end in minutes since 1970.
+        "Job" => {
+            let rest = name.trim_end_matches(|it: char| it.is_ascii_digit());
+            Some(rest).filter(|it| (8..=10).contains(&(name.len() - it.len())))
+        }
+        _ => None,
+    };
+    let shorter = shorter.and_then(|it| it.strip_suffix('-'));
+    Some(shorter.filter(|it| !it.is_empty()).unwrap_or(name))
 }
 
 fn container_ports(field: &str, it: &core::Container) -> Result<Vec<ContainerPort>, Invalid> {

@@ -94,7 +94,13 @@ pub(super) const NODE: Keep = Of(&[
         "metadata",
         Of(&[
             ("name", All),
-            ("labels", Of(&[("topology.kubernetes.io/zone", All)])),
+            (
+                "labels",
+                Of(&[
+                    ("topology.kubernetes.io/region", All),
+                    ("topology.kubernetes.io/zone", All),
+                ]),
+            ),
         ]),
     ),
     ("spec", Of(&[("podCIDR", All), ("podCIDRs", All)])),
@@ -191,6 +197,10 @@ pub(super) const POD: Keep = Of(&[
             ("labels", All),
             ("name", All),
             ("namespace", All),
+            (
+                "ownerReferences",
+                Of(&[("controller", All), ("kind", All), ("name", All)]),
+            ),
             ("uid", All),
         ]),
     ),

@@ -101,14 +101,8 @@ pub enum Error {
     #[error("reading refusals")]
     Events(#[source] io::Error),
     /// The records of flows cannot be read.
-    #[error("reading map {map}")]
-    Flows {
-        /// Its name.
-        map: &'static str,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
+    #[error("reading the records of flows")]
+    Flows(#[source] io::Error),
     /// A listener cannot be put into its slot.
     #[error("cannot publish the {slot:?} listener")]
     Listener {

@@ -1,19 +1,19 @@
 //! The records of flows: the programs write them, the agent reads them and takes away those of no more use.
 
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, IterableMap, MapData, MapError};
+use aya::maps::{HashMap, HashOfMaps, IterableMap, Map, MapData, MapError};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
 use mesh_common::addr::{Addr, Port};
-use mesh_common::maps::{Flow, FlowKey};
-use mesh_common::names::{MAP_FLOWS, MAP_PLAIN_FLOWS};
+use mesh_common::maps::{ALL_FLOWS, Flow, FlowKey, OWN_FLOWS, SHARED_FLOWS};
+use mesh_common::names::MAP_FLOWS;
+use mesh_common::traffic::Record;
 
 use super::Error;
 use super::maps::{Fill, removed_or_absent, take};
-use super::sys::{self, Read};
-
-/// Entries read by one system call.
-const BATCH: usize = 8192;
+use super::sys;
 
 const NO_KEY: FlowKey = FlowKey {
     ifindex: 0,
@@ -22,85 +22,114 @@ const NO_KEY: FlowKey = FlowKey {
     peer_port: Port(0),
     protocol: 0,
 };
-const NO_FLOW: Flow = Flow {
-    neighbour: 0,
-    opener: 0,
-    revision: 0,
-};
+const NO_RECORD: Record = Record::new(
+    Flow {
+        neighbour: 0,
+        opener: 0,
+        revision: 0,
+    },
+    0,
+);
 
-/// The maps that hold records of flows.
-pub(super) struct Flows([(&'static str, HashMap<MapData, FlowKey, Flow>); 2]);
+type Table = HashMap<MapData, FlowKey, Record>;
+
+/// The tables of flows.
+pub(super) struct Flows {
+    map: HashOfMaps<MapData, u32, Table>,
+    /// What it holds.
+    tables: BTreeMap<u32, Table>,
+}
 
 impl Flows {
-    /// Takes the maps from the object.
+    /// Takes the map from the object, with the tables that an earlier agent made; the one of all pods is always there.
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let mut open = |name| {
-            let map = HashMap::try_from(take(ebpf, name)?).map_err(failed(name))?;
-            Ok((name, map))
+        let map: HashOfMaps<_, u32, Table> =
+            HashOfMaps::try_from(take(ebpf, MAP_FLOWS)?).map_err(failed)?;
+        let mut tables = BTreeMap::new();
+        for index in map.keys() {
+            let index = index.map_err(failed)?;
+            tables.insert(index, map.get(&index, 0).map_err(failed)?);
+        }
+        let mut flows = Self { map, tables };
+        flows.add(ALL_FLOWS)?;
+        Ok(flows)
+    }
+
+    /// Gives a pod a table of its own, unless it has one.
+    pub(super) fn add(&mut self, index: u32) -> Result<(), Error> {
+        if self.tables.contains_key(&index) {
+            return Ok(());
+        }
+        let room = if index == ALL_FLOWS {
+            SHARED_FLOWS
+        } else {
+            OWN_FLOWS
         };
-        Ok(Self([open(MAP_FLOWS)?, open(MAP_PLAIN_FLOWS)?]))
+        let table = table(room).map_err(failed)?;
+        self.map.insert(index, &table, 0).map_err(failed)?;
+        self.tables.insert(index, table);
+        Ok(())
     }
 
-    /// Reads every record.
-    pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
-        (0..self.0.len()).try_for_each(|index| self.read_one(index, &mut each))
-    }
-
-    fn read_one(&self, index: usize, each: &mut impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
-        let (name, map) = &self.0[index];
-        let map = map.map().fd().as_fd();
-        let mut keys = vec![NO_KEY; BATCH];
-        let mut values = vec![NO_FLOW; BATCH];
-        let mut from = None;
-        loop {
-            let read = sys::lookup_batch(map, from, &mut keys, &mut values);
-            let Read { count, next } = read.map_err(|source| Error::Flows { map: name, source })?;
-            keys[..count]
-                .iter()
-                .zip(&values)
-                .for_each(|(key, flow)| each(key, flow));
-            if next.is_none() {
-                return Ok(());
-            }
-            from = next;
+    /// Reads every flow's record, once.
+    pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        for (index, table) in self.tables.iter().rev() {
+            // That of all comes last, and holds what the others have lost.
+            read(table, |key, record| {
+                if *index != ALL_FLOWS {
+                    seen.insert(*key);
+                } else if seen.contains(key) {
+                    return;
+                }
+                each(key, record);
+            })?;
         }
+        Ok(())
     }
 
-    /// How full the maps are; as [`Self::read`].
-    pub(super) fn fill(&self) -> Result<[Fill; 2], Error> {
-        let mut held = [0; 2];
-        for (index, count) in held.iter_mut().enumerate() {
-            self.read_one(index, &mut |_, _| *count += 1)?;
+    /// What the table of all pods holds, which never is full: the oldest make room. As [`Self::read`].
+    pub(super) fn fill(&self) -> Result<Fill, Error> {
+        let mut held = 0;
+        if let Some(table) = self.tables.get(&ALL_FLOWS) {
+            read(table, |_, _| held += 1)?;
         }
-        let [flows, plain] = &self.0;
-        Ok([
-            Fill::new(flows.0, held[0], flows.1.map()),
-            Fill::new(plain.0, held[1], plain.1.map()),
-        ])
+        Ok(Fill::new(MAP_FLOWS, held, 0))
     }
 
     /// Removes the records of interfaces that are not kept.
     pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let left = self.tables.keys().copied();
+        let left: Vec<_> = left.filter(|it| *it != ALL_FLOWS && !keep(*it)).collect();
+        for index in left {
+            removed_or_absent(self.map.remove(&index)).map_err(failed)?;
+            self.tables.remove(&index);
+        }
+        let Some(table) = self.tables.get_mut(&ALL_FLOWS) else {
+            return Ok(());
+        };
         let mut gone = Vec::new();
-        self.read(|key, _| {
+        read(table, |key, _| {
             if !keep(key.ifindex) {
                 gone.push(*key);
             }
         })?;
-        for (name, map) in &mut self.0 {
-            for key in &gone {
-                removed_or_absent(map.remove(key)).map_err(failed(name))?;
-            }
+        for key in &gone {
+            removed_or_absent(table.remove(key)).map_err(failed)?;
         }
         Ok(())
     }
 
     /// Removes records that were last judged before a revision.
     pub(super) fn forget_older(&mut self, keys: &[FlowKey], revision: u32) -> Result<(), Error> {
-        for (name, map) in &mut self.0 {
-            for key in keys {
-                if map.get(key, 0).is_ok_and(|it| it.revision != revision) {
-                    removed_or_absent(map.remove(key)).map_err(failed(name))?;
+        for key in keys {
+            for index in [key.ifindex, ALL_FLOWS] {
+                let Some(table) = self.tables.get_mut(&index) else {
+                    continue;
+                };
+                let record = table.get(key, 0);
+                if record.is_ok_and(|it| it.flow.revision != revision) {
+                    removed_or_absent(table.remove(key)).map_err(failed)?;
                 }
             }
         }
@@ -108,9 +137,32 @@ impl Flows {
     }
 }
 
-fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map {
-        map,
+#[expect(clippy::cast_possible_truncation, reason = "some dozen bytes")]
+const fn bytes<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+/// A table, as the object declares it but for its size.
+fn table(room: u32) -> Result<Table, MapError> {
+    let declared = aya_obj::Map::new_from_params(
+        BPF_MAP_TYPE_LRU_HASH as u32,
+        bytes::<FlowKey>(),
+        bytes::<Record>(),
+        room,
+        0,
+    );
+    let map = MapData::create(declared, MAP_FLOWS, None)?;
+    HashMap::try_from(Map::LruHashMap(map))
+}
+
+fn read(table: &Table, each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
+    let map = table.map().fd().as_fd();
+    sys::read_all(map, (NO_KEY, NO_RECORD), each).map_err(Error::Flows)
+}
+
+fn failed(source: MapError) -> Error {
+    Error::Map {
+        map: MAP_FLOWS,
         source: Box::new(source),
     }
 }

@@ -1,23 +1,25 @@
 //! Loads the object, attaches its programs and keeps its maps in step with the world.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, MapData, RingBuf, SockMap};
+use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, RingBuf, SockMap};
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
 use mesh_common::cni::Attachment;
 use mesh_common::maps::{Config, FlowKey, Pod, PodCidr, Service, Slot, Workload};
 use mesh_common::names::{
-    MAP_CONFIG, MAP_EVENTS, MAP_FLOWS, MAP_LISTENERS, MAP_NAMESPACES, MAP_PLAIN_FLOWS,
-    MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_WORKLOADS, MAPS, PROGRAM_FROM_NET, PROGRAM_FROM_POD,
+    MAP_CONFIG, MAP_COUNTERS, MAP_EVENTS, MAP_FLOWS, MAP_LISTENERS, MAP_NAMESPACES, MAP_POD_CIDRS,
+    MAP_PODS, MAP_SERVICES, MAP_TRAFFIC, MAP_WORKLOADS, MAPS, PROGRAM_FROM_NET, PROGRAM_FROM_POD,
     PROGRAM_LISTEN, PROGRAM_TO_NET, PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
 };
+use mesh_common::traffic::{Record, Traffic, TrafficKey, Way};
+use mesh_common::verdict::{Hook, Outcome, counter};
 use mesh_common::{ABI_VERSION, FLOWS_SINCE};
 use tracing::warn;
 
@@ -27,7 +29,8 @@ use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
-use super::{Error, Events, attached, bpffs, strays};
+use super::traffic::{Carried, carried};
+use super::{Error, Events, attached, bpffs, strays, sys};
 use crate::causes::causes;
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
@@ -60,6 +63,8 @@ pub struct Dataplane {
     pod_cidrs: Trie<PodCidr, u32>,
     policy: PolicyTables,
     flows: Flows,
+    traffic: HashMap<MapData, TrafficKey, Traffic>,
+    counters: PerCpuArray<MapData, u64>,
     /// Whether pods have changed over to policy that open flows are not judged by yet.
     changed_over: bool,
     /// Whether the maps are those of an earlier agent.
@@ -78,6 +83,7 @@ impl Dataplane {
         let has_world = keep_or_take_out(&options.bpffs)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&options.bpffs)
+            .map_pin_path(MAP_FLOWS, options.bpffs.join(MAP_FLOWS))
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
         for program in [
@@ -94,10 +100,7 @@ impl Dataplane {
             classifier.load().map_err(error)?;
         }
         let listeners =
-            SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?).map_err(|source| Error::Map {
-                map: MAP_LISTENERS,
-                source: Box::new(source),
-            })?;
+            SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?).map_err(failed(MAP_LISTENERS))?;
         Ok(Self {
             listeners,
             pods: Mirror::open(&mut ebpf, MAP_PODS)?,
@@ -107,6 +110,10 @@ impl Dataplane {
             pod_cidrs: Trie::open(&mut ebpf, MAP_POD_CIDRS)?,
             policy: PolicyTables::open(&mut ebpf)?,
             flows: Flows::open(&mut ebpf)?,
+            traffic: HashMap::try_from(take(&mut ebpf, MAP_TRAFFIC)?)
+                .map_err(failed(MAP_TRAFFIC))?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, MAP_COUNTERS)?)
+                .map_err(failed(MAP_COUNTERS))?,
             changed_over: false,
             has_world,
             without: Vec::new(),
@@ -125,10 +132,7 @@ impl Dataplane {
     /// What the programs tell of packets that they refused; once.
     pub fn events(&mut self) -> Result<Events, Error> {
         let ring =
-            RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?).map_err(|source| Error::Map {
-                map: MAP_EVENTS,
-                source: Box::new(source),
-            })?;
+            RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?).map_err(failed(MAP_EVENTS))?;
         Events::new(ring).map_err(Error::Events)
     }
 
@@ -361,12 +365,55 @@ impl Dataplane {
         }
         first = first.and(self.namespaces.retain(|index| alive.contains(index)));
         first = first.and(self.flows.retain(|index| alive.contains(&index)));
+        first = first.and(self.forget_traffic(|index| alive.contains(&index)));
         first.and(self.change_over(snapshot, interfaces))
     }
 
-    /// Takes a pod interface out of the maps, with its flows.
+    /// What the kernel has carried by itself, by pods' interfaces.
+    pub fn traffic(&self) -> Result<BTreeMap<TrafficKey, Carried>, Error> {
+        let nobody = TrafficKey {
+            ifindex: 0,
+            way: Way::Local as u32,
+            peer: Addr::NONE,
+        };
+        let blank = (nobody, Traffic::default());
+        let mut totals = Vec::new();
+        sys::read_all(self.traffic.map().fd().as_fd(), blank, |key, it| {
+            totals.push((*key, *it));
+        })
+        .map_err(Error::Flows)?;
+        let mut records = Vec::new();
+        self.flows.read(|key, record| {
+            // Most records are of flows that nobody counts.
+            if record.state != 0 {
+                records.push((*key, *record));
+            }
+        })?;
+        let own = |flow: &FlowKey| {
+            let pod = self.pods.get(&flow.ifindex)?;
+            let by_family = if flow.peer.is_v4() {
+                pod.addr4
+            } else {
+                pod.addr6
+            };
+            Some(by_family)
+        };
+        let known = |peer: &Addr| self.workloads.get(peer).is_some();
+        Ok(carried(totals, records, own, known))
+    }
+
+    fn forget_traffic(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let keys: Vec<_> = self.traffic.keys().filter_map(Result::ok).collect();
+        for key in keys.iter().filter(|key| !keep(key.ifindex)) {
+            removed_or_absent(self.traffic.remove(key)).map_err(failed(MAP_TRAFFIC))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod interface out of the maps, with its flows and what they carried.
     pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
         let flows = self.flows.retain(|other| other != index);
+        let flows = flows.and(self.forget_traffic(|other| other != index));
         let namespaces = self.namespaces.retain(|other| *other != index);
         self.pods.set(index, None).and(namespaces).and(flows)
     }
@@ -383,8 +430,28 @@ impl Dataplane {
             self.pod_cidrs.fill(),
         ];
         all.extend(self.policy.fill());
-        all.extend(self.flows.fill()?);
+        all.push(self.flows.fill()?);
         Ok(all)
+    }
+
+    /// Packets by what became of them, of all processors; pairs without any are left out.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn packets(&self) -> Result<Vec<(Hook, Outcome, u64)>, Error> {
+        let mut packets = Vec::new();
+        for hook in Hook::ALL {
+            for outcome in Outcome::ALL {
+                let read = self.counters.get(&counter(*hook, *outcome as u32), 0);
+                let read = read.map_err(|source| Error::Map {
+                    map: MAP_COUNTERS,
+                    source: Box::new(source),
+                })?;
+                packets.push((*hook, *outcome, read.iter().sum()));
+            }
+        }
+        packets.retain(|(_, _, count)| *count > 0);
+        Ok(packets)
     }
 
     /// Whether policy that pods have changed over to waits for [`Self::settle`].
@@ -398,8 +465,8 @@ impl Dataplane {
     pub fn refused(&self) -> Result<Vec<Refused>, Error> {
         let mut found = Vec::new();
         let pod = |index| self.pods.get(&index);
-        let judge = |key: &FlowKey, flow: &_| {
-            found.extend(refused(&self.policy, pod, key, flow));
+        let judge = |key: &FlowKey, record: &Record| {
+            found.extend(refused(&self.policy, pod, key, &record.flow));
         };
         self.flows.read(judge)?;
         Ok(found)
@@ -464,6 +531,9 @@ impl Dataplane {
         let judged = |workload: &WorkloadKey| self.policy.judged(workload);
         let value = plan::pod(snapshot, attachment, interface, present, judged);
         let known = value.is_some();
+        if known {
+            self.flows.add(interface.index)?;
+        }
         let set = self.pods.set(interface.index, value);
         let Some(cookie) = interface.netns_cookie.filter(|_| known) else {
             return set;
@@ -534,7 +604,7 @@ fn keep_or_take_out(bpffs: &Path) -> Result<bool, Error> {
         keeps_flows,
         "the pinned maps are an older agent's: they are replaced"
     );
-    let of_flows = |map: &str| [MAP_FLOWS, MAP_PLAIN_FLOWS].contains(&map);
+    let of_flows = |map: &str| map == MAP_FLOWS;
     // The one that tells the version goes last: whoever is interrupted begins again.
     let others = MAPS.iter().filter(|map| **map != MAP_CONFIG);
     for map in others.chain([&MAP_CONFIG]) {
@@ -556,19 +626,23 @@ fn keep_or_take_out(bpffs: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
+fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map {
+        map,
+        source: Box::new(source),
+    }
+}
+
 /// Version of the pinned maps, if there are any.
 fn pinned_abi(bpffs: &Path) -> Result<Option<u32>, Error> {
     let pin = bpffs.join(MAP_CONFIG);
     if !pin.exists() {
         return Ok(None);
     }
-    let error = |source| Error::Map {
-        map: MAP_CONFIG,
-        source: Box::new(source),
-    };
-    let map = aya::maps::Map::Array(MapData::from_pin(&pin).map_err(error)?);
-    let config: Array<_, Config> = Array::try_from(map).map_err(error)?;
-    let found = config.get(&0, 0).map_err(error)?.abi_version;
+    let error = failed(MAP_CONFIG);
+    let map = aya::maps::Map::Array(MapData::from_pin(&pin).map_err(&error)?);
+    let config: Array<_, Config> = Array::try_from(map).map_err(&error)?;
+    let found = config.get(&0, 0).map_err(&error)?.abi_version;
     // Zero: the agent that made the maps died before it wrote its version, so before it attached anything.
     Ok((found != 0).then_some(found))
 }

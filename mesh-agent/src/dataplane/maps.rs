@@ -31,7 +31,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
 
     /// How full it is.
     pub(super) fn fill(&self) -> Fill {
-        Fill::new(self.name, self.present.len(), self.map.map())
+        Fill::new(self.name, self.present.len(), room(self.map.map()))
     }
 
     /// What the kernel holds for a key.
@@ -109,7 +109,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
 
     /// How full it is.
     pub(super) fn fill(&self) -> Fill {
-        Fill::new(self.name, self.present.len(), self.map.map())
+        Fill::new(self.name, self.present.len(), room(self.map.map()))
     }
 
     /// Makes the kernel hold a value.
@@ -151,18 +151,23 @@ pub struct Fill {
     pub map: &'static str,
     /// Entries that it holds.
     pub held: usize,
-    /// Entries that it has room for; 0 when the kernel does not tell.
+    /// Entries that it has room for; 0 when it makes room by itself, or the kernel does not tell.
     pub room: u32,
 }
 
 impl Fill {
-    pub(super) fn new(name: &'static str, held: usize, map: &MapData) -> Self {
+    pub(super) const fn new(name: &'static str, held: usize, room: u32) -> Self {
         Self {
             map: name,
             held,
-            room: map.info().map_or(0, |info| info.max_entries()),
+            room,
         }
     }
+}
+
+/// Entries that a map has room for; 0 when the kernel does not tell.
+fn room(map: &MapData) -> u32 {
+    map.info().map_or(0, |info| info.max_entries())
 }
 
 /// Takes a map out of the object.

@@ -16,9 +16,11 @@ pub mod remove;
 pub mod seen;
 mod strays;
 mod sys;
+mod traffic;
 
 pub use error::Error;
 pub use events::Events;
 pub use load::{Dataplane, Options, cgroup_root};
 pub use maps::Fill;
 pub use refused::Refused;
+pub use traffic::Carried;

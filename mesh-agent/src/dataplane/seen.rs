@@ -11,9 +11,10 @@ use aya::programs::loaded_programs;
 use mesh_common::addr::Addr;
 use mesh_common::maps;
 use mesh_common::names::{
-    MAP_COUNTERS, MAP_FLOWS, MAP_NAMESPACES, MAP_PLAIN_FLOWS, MAP_POD_CIDRS, MAP_PODS,
-    MAP_SERVICES, MAP_WORKLOADS, MAPS,
+    MAP_COUNTERS, MAP_NAMESPACES, MAP_POD_CIDRS, MAP_PODS, MAP_SERVICES, MAP_TRAFFIC,
+    MAP_WORKLOADS, MAPS,
 };
+use mesh_common::traffic::{Traffic, TrafficKey};
 use mesh_common::verdict::{Hook, Outcome, counter};
 
 use super::strays::is_ours;
@@ -82,7 +83,7 @@ fn fill(bpffs: &Path, name: &str) -> Result<(Option<usize>, u32), MapError> {
         MAP_NAMESPACES => Some(entries::<u64, u32>(map()?, room)?),
         MAP_WORKLOADS => Some(entries::<Addr, maps::Workload>(map()?, room)?),
         MAP_SERVICES => Some(entries::<Addr, maps::Service>(map()?, room)?),
-        MAP_FLOWS | MAP_PLAIN_FLOWS => Some(entries::<maps::FlowKey, maps::Flow>(map()?, room)?),
+        MAP_TRAFFIC => Some(entries::<TrafficKey, Traffic>(map()?, room)?),
         MAP_POD_CIDRS => {
             let trie: LpmTrie<_, maps::PodCidr, u32> = map()?.try_into()?;
             Some(trie.keys().count())

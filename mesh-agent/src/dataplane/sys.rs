@@ -55,11 +55,33 @@ struct LinkInfo {
 }
 
 /// What a batch holds.
-pub(super) struct Read {
+struct Read {
     /// Entries at the front of the buffers.
-    pub(super) count: usize,
+    count: usize,
     /// Where the next batch begins; `None` after the last.
-    pub(super) next: Option<u32>,
+    next: Option<u32>,
+}
+
+/// Entries read by one system call.
+const BATCH: usize = 8192;
+
+/// Reads every entry of a hash map; `blank` fills the buffers. As [`lookup_batch`].
+pub(super) fn read_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    blank: (K, V),
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    let (mut keys, mut values) = (vec![blank.0; BATCH], vec![blank.1; BATCH]);
+    let mut from = None;
+    loop {
+        let Read { count, next } = lookup_batch(map, from, &mut keys, &mut values)?;
+        let read = keys[..count].iter().zip(&values);
+        read.for_each(|(key, value)| each(key, value));
+        if next.is_none() {
+            return Ok(());
+        }
+        from = next;
+    }
 }
 
 /// Reads entries of a hash map, bucket by bucket, from where an earlier batch ended. Needs Linux 5.6.
@@ -68,7 +90,7 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// `ENOSPC` if a bucket holds more than the buffers.
-pub(super) fn lookup_batch<K: Pod, V: Pod>(
+fn lookup_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     from: Option<u32>,
     keys: &mut [K],

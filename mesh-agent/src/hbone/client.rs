@@ -28,12 +28,27 @@ struct Inner {
     certificates: Arc<Certificates>,
     dial: Arc<dyn Dial>,
     limits: Limits,
+    observer: Observer,
     tunnels: Mutex<Tunnels<Line, Outcome>>,
     open: Arc<OpenTunnels>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     abort: CancellationToken,
 }
+
+/// What becomes of tunnels, for whoever counts them.
+#[derive(Clone, Copy, Debug)]
+pub enum Dialled {
+    /// One stands, after so long.
+    Stands(Duration),
+    /// One does not, after so long.
+    Failed(Duration),
+    /// One that stood has ended.
+    Ended,
+}
+
+/// Is told what becomes of each tunnel.
+pub type Observer = Box<dyn Fn(Dialled) + Send + Sync>;
 
 /// A tunnel that takes streams.
 #[derive(Clone)]
@@ -54,19 +69,21 @@ pub struct Opened {
 }
 
 impl Pool {
-    /// An empty pool, whose tunnels are listed among those that are `open`. They run on the runtime that
-    /// [`open`](Self::open) is called on.
+    /// An empty pool, whose tunnels are listed among those that are `open`, and of whose tunnels `observer` is told. They run
+    /// on the runtime that [`open`](Self::open) is called on.
     pub fn new(
         certificates: Arc<Certificates>,
         dial: Arc<dyn Dial>,
         limits: Limits,
         open: Arc<OpenTunnels>,
         shutdown: CancellationToken,
+        observer: Observer,
     ) -> Self {
         Self(Arc::new(Inner {
             certificates,
             dial,
             limits,
+            observer,
             tunnels: Mutex::default(),
             open,
             tasks: TaskTracker::new(),
@@ -237,12 +254,14 @@ impl Inner {
         key: Key,
         settle: watch::Sender<Option<Result<(), OpenError>>>,
     ) {
+        let began = Instant::now();
         let established = tokio::select! {
             established = Box::pin(establish(&self.certificates, &*self.dial, &self.limits, &key)) => established,
             () = self.abort.cancelled() => Err(OpenError::Draining),
         };
         match established {
             Ok((handle, connection, open)) => {
+                (self.observer)(Dialled::Stands(began.elapsed()));
                 let listed = open.map(|it| self.open.enter(it));
                 let streams = listed.as_ref().map(|it| it.streams.clone());
                 let streams = streams.unwrap_or_default();
@@ -252,9 +271,11 @@ impl Inner {
                 tracing::debug!(source = %key.source(), destination = %key.destination(), "tunnel open");
                 let end = self.drive(&key, id, connection).await;
                 self.tunnels().retire(&key, id);
+                (self.observer)(Dialled::Ended);
                 tracing::debug!(source = %key.source(), destination = %key.destination(), ?end, "tunnel closed");
             }
             Err(error) => {
+                (self.observer)(Dialled::Failed(began.elapsed()));
                 self.tunnels().dial_failed(&key);
                 settle.send_replace(Some(Err(error)));
             }

@@ -35,6 +35,16 @@ impl Progress {
         }
     }
 
+    /// Counts bytes of the one copy that sends; others may only read.
+    pub fn add_sent(&self, bytes: usize) {
+        add(&self.sent, bytes);
+    }
+
+    /// Counts bytes of the one copy that receives; others may only read.
+    pub fn add_received(&self, bytes: usize) {
+        add(&self.received, bytes);
+    }
+
     /// Bytes taken from TCP and given to the tunnel.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -44,6 +54,12 @@ impl Progress {
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
+}
+
+/// There is one writer, so that nothing has to be locked for it.
+fn add(counter: &AtomicU64, bytes: usize) {
+    let sum = counter.load(Ordering::Relaxed) + bytes as u64;
+    counter.store(sum, Ordering::Relaxed);
 }
 
 /// What a copy came to.
@@ -179,9 +195,7 @@ async fn outgoing(
             Err(error) => return Err(Broken::Tcp(error)),
         };
         turn.carried(bytes.len());
-        progress
-            .sent
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        progress.add_sent(bytes.len());
         if let Err(error) = send.send_data(bytes, false) {
             return why(send, error);
         }
@@ -264,9 +278,7 @@ async fn incoming(
             Err(error) => return Err(Broken::Tcp(error)),
         };
         turn.carried(written);
-        progress
-            .received
-            .fetch_add(written as u64, Ordering::Relaxed);
+        progress.add_received(written);
         // Fails only once the stream is closed, when there is no window to care for.
         let _ = recv.flow_control().release_capacity(written);
     }

@@ -92,7 +92,22 @@ impl std::fmt::Display for Stage {
     }
 }
 
+/// Whether it is about a certificate that was revoked, ours or the peer's.
+fn is_revoked(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription, CertificateError, Error};
+    matches!(
+        error,
+        Error::InvalidCertificate(CertificateError::Revoked)
+            | Error::AlertReceived(AlertDescription::CertificateRevoked)
+    )
+}
+
 impl OpenError {
+    /// Whether TLS failed because a certificate was revoked.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self, Self::Tls { source, .. } if is_revoked(source))
+    }
+
     /// A failure of bytes under TLS, or in it.
     pub(super) fn from_tls(destination: SocketAddr, error: io::Error) -> Self {
         match error

@@ -24,7 +24,7 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Opened, Pool};
+pub use client::{Dialled, Observer, Opened, Pool};
 pub use connect::{ConnectHead, ConnectRequest, Refusal};
 pub use copy::{Broken, Progress, Transfer, copy};
 pub use dial::{Dial, Dialing};

@@ -15,6 +15,6 @@ mod tests;
 pub use address::{Address, Unreadable};
 pub use admin::Admin;
 pub use health::Health;
-pub use metrics::{Exposition, Metrics};
+pub use metrics::Metrics;
 pub use ports::Ports;
 pub use server::{Answer, Asked, Endpoints, Server};

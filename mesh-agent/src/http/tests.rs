@@ -277,19 +277,6 @@ async fn an_agent_that_is_busy_serves_as_it_did() {
 }
 
 #[tokio::test]
-async fn metrics_are_where_both_look_for_them() {
-    let server = Running::start(Metrics::of_build()).await;
-    for path in ["/metrics", "/stats/prometheus"] {
-        let (status, text) = server.ask("GET", path, "*/*").await;
-        assert!(
-            status == 200 && text.contains("mesh_build_info{version="),
-            "{text}"
-        );
-    }
-    assert_eq!(server.ask("GET", "/", "*/*").await.0, 404);
-}
-
-#[tokio::test]
 async fn the_log_is_turned_up_by_post_alone() {
     let admin = Admin::new(Arc::new(|| json!({"a": 1})), Logging::detached());
     let server = Running::start(admin).await;

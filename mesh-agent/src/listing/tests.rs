@@ -111,6 +111,7 @@ fn report() -> pki::Report {
         pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
     };
     pki::Report {
+        issued: 1,
         identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
         certificate: Some(pki::Issued {
             serial: "0a".to_owned(),

@@ -32,6 +32,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// The zone it stands in (label `topology.kubernetes.io/zone`).
     pub zone: Option<Arc<str>>,
+    /// The region it stands in (label `topology.kubernetes.io/region`).
+    pub region: Option<Arc<str>>,
 }
 
 /// A pod, as its object tells it.
@@ -45,6 +47,8 @@ pub struct Pod {
     pub created: i64,
     /// Its labels.
     pub labels: Labels,
+    /// What made it, such as its Deployment; none if nothing did.
+    pub owner: Option<Arc<str>>,
     /// Its service account, `default` when it names none.
     pub service_account: Arc<str>,
     /// The node it is bound to.
@@ -63,6 +67,13 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// Ports that the kubelet connects to for probes and lifecycle hooks.
     pub probe_ports: BTreeSet<u16>,
+}
+
+impl Pod {
+    /// What people call it: by what made it, otherwise by its own name.
+    pub fn workload_name(&self) -> &str {
+        self.owner.as_deref().unwrap_or(&self.key.name)
+    }
 }
 
 /// A port that a container names.

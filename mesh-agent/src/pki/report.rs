@@ -19,6 +19,8 @@ pub struct Report {
     pub identity: String,
     /// The certificate, unless none was issued yet.
     pub certificate: Option<Issued>,
+    /// How many certificates this agent has got for it.
+    pub issued: u64,
     /// When the authority is asked next; none while it is being asked.
     pub next_request: Option<String>,
     /// Why the last request failed; none once one succeeded.
@@ -80,12 +82,14 @@ impl Report {
     pub(super) fn new(
         identity: &Identity,
         certificate: Option<&Certificate>,
+        issued: u64,
         next_request: Option<SystemTime>,
         last_error: Option<String>,
     ) -> Self {
         Self {
             identity: identity.to_string(),
             certificate: certificate.map(Issued::new),
+            issued,
             next_request: next_request.map(instant),
             last_error,
         }

@@ -33,6 +33,8 @@ struct State {
     slots: HashMap<Identity, watch::Sender<Latest>>,
     /// Why the last fetch of an identity failed, until one succeeds.
     problems: HashMap<Identity, String>,
+    /// How many certificates were issued for an identity.
+    issued: HashMap<Identity, u64>,
 }
 
 /// What the last fetch came to; a failed renewal leaves a valid certificate in place.
@@ -115,6 +117,7 @@ impl Certificates {
         let mut state = self.state();
         state.slots.retain(|known, _| identities.contains(known));
         state.problems.retain(|known, _| identities.contains(known));
+        state.issued.retain(|known, _| identities.contains(known));
         state.schedule.retain(|known| identities.contains(known));
     }
 
@@ -131,7 +134,8 @@ impl Certificates {
             let next = state.schedule.next_of(identity);
             let next = next.map(|at| SystemTime::now() + at.saturating_duration_since(now));
             let problem = state.problems.get(identity).cloned();
-            Report::new(identity, certificate.as_deref(), next, problem)
+            let issued = state.issued.get(identity).copied().unwrap_or_default();
+            Report::new(identity, certificate.as_deref(), issued, next, problem)
         };
         all.into_iter().map(report).collect()
     }
@@ -215,6 +219,7 @@ impl Certificates {
         if state.schedule.issued(identity, Instant::now(), renew_in) {
             tracing::info!(%identity, ?lifetime, ?renew_in, "certificate issued");
             state.problems.remove(identity);
+            *state.issued.entry(identity.clone()).or_default() += 1;
             state
                 .slot(identity)
                 .send_replace(Latest::Issued(certificate));

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use tracing::info;
 
 use crate::model::{Identity, Snapshot};
 use crate::policy::{Connection, Destination, Direction, IpProtocol, Source, Verdict, evaluate};
+use crate::telemetry::Counters;
 
 /// What policy has to know of a connection, and where it was to go.
 #[derive(Clone, Debug)]
@@ -32,7 +34,7 @@ pub struct Ends {
 
 impl Ends {
     /// The first verdict that denies.
-    fn denied(&self, snapshot: &Snapshot) -> Option<Denied> {
+    pub(super) fn denied(&self, snapshot: &Snapshot) -> Option<Denied> {
         let judged = self.directions.iter().map(|direction| {
             let verdict = evaluate(
                 snapshot,
@@ -61,13 +63,14 @@ impl Ends {
 }
 
 /// Policy refuses a connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0:?}: {1}")]
-pub(super) struct Denied(Direction, Verdict);
+pub(super) struct Denied(pub(super) Direction, pub(super) Verdict);
 
 /// All connections of the agent that are open.
 pub struct Allowed {
     world: watch::Receiver<Snapshot>,
+    counters: Arc<Counters>,
     open: Mutex<Entries>,
 }
 
@@ -86,10 +89,11 @@ pub(super) struct Admission {
 }
 
 impl Allowed {
-    /// No connections, judged on the latest `world`.
-    pub fn new(world: watch::Receiver<Snapshot>) -> Self {
+    /// No connections, judged on the latest `world`; `counters` count those that are ended.
+    pub fn new(world: watch::Receiver<Snapshot>, counters: Arc<Counters>) -> Self {
         Self {
             world,
+            counters,
             open: Mutex::default(),
         }
     }
@@ -144,6 +148,9 @@ impl Allowed {
                         src.addr = %ends.source, dst.addr = %ends.destination, %denied,
                         "connection is no longer allowed"
                     );
+                    if !revoked.is_cancelled() {
+                        self.counters.revoked.fetch_add(1, Ordering::Relaxed);
+                    }
                     revoked.cancel();
                 }
             }

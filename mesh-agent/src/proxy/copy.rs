@@ -9,39 +9,38 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::socket;
-use crate::hbone::{Reads, Turn};
-
-/// What a copy came to.
-pub(super) struct Spliced {
-    /// Bytes given to `b`.
-    pub(super) sent: u64,
-    /// Bytes given to `a`.
-    pub(super) received: u64,
-    /// Whether both directions ended cleanly.
-    pub(super) outcome: io::Result<()>,
-}
+use crate::hbone::{Broken, Progress, Reads, Turn};
 
 /// Copies both ways until both ends are done or `revoked` is cancelled; half-close travels as half-close, a failure as a
-/// reset of both. An idle connection holds no buffer.
-pub(super) async fn splice(a: TcpStream, b: TcpStream, revoked: &CancellationToken) -> Spliced {
-    let (mut sent, mut received) = (0, 0);
-    let copying =
-        async { tokio::try_join!(forward(&a, &b, &mut sent), forward(&b, &a, &mut received)) };
-    let copied = revoked.run_until_cancelled(copying).await;
-    let copied = copied.unwrap_or_else(|| Err(io::Error::other("no longer allowed")));
+/// reset of both. An idle connection holds no buffer. `progress` tells what was given to `b`, as sent, and to `a`.
+///
+/// # Errors
+/// [`Broken::Tcp`] or [`Broken::Revoked`].
+pub(super) async fn splice(
+    a: TcpStream,
+    b: TcpStream,
+    progress: &Progress,
+    revoked: &CancellationToken,
+) -> Result<(), Broken> {
+    let copying = async {
+        tokio::try_join!(
+            forward(&a, &b, |it| progress.add_sent(it)),
+            forward(&b, &a, |it| progress.add_received(it))
+        )
+    };
+    let copied = match revoked.run_until_cancelled(copying).await {
+        Some(copied) => copied.map(drop).map_err(Broken::Tcp),
+        None => Err(Broken::Revoked),
+    };
     if copied.is_err() {
         socket::reset(a);
         socket::reset(b);
     }
-    Spliced {
-        sent,
-        received,
-        outcome: copied.map(drop),
-    }
+    copied
 }
 
 /// Copies one way until the end, and counts what is written, whatever becomes of it.
-async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Result<()> {
+async fn forward(from: &TcpStream, to: &TcpStream, written: impl Fn(usize)) -> io::Result<()> {
     let mut reads = Reads::default();
     let mut turn = Turn::default();
     loop {
@@ -58,7 +57,7 @@ async fn forward(from: &TcpStream, to: &TcpStream, written: &mut u64) -> io::Res
             match to.try_write(&rest) {
                 Ok(length) => {
                     rest.advance(length);
-                    *written += length as u64;
+                    written(length);
                     turn.carried(length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -97,12 +96,13 @@ mod tests {
             socket::reset(server);
             client
         };
+        let progress = Progress::default();
         let (spliced, mut client) = {
             let never = CancellationToken::new();
-            tokio::join!(splice(a, b, &never), talk)
+            tokio::join!(splice(a, b, &progress, &never), talk)
         };
-        assert_eq!((spliced.sent, spliced.received), (8, 6));
-        assert!(spliced.outcome.is_err());
+        assert_eq!((progress.sent(), progress.received()), (8, 6));
+        assert!(matches!(spliced, Err(Broken::Tcp(_))), "{spliced:?}");
         let end = client.read(&mut [0]).await.unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::budget::{Budget, Place};
+use super::budget::{Budget, Exhausted, Place};
 use super::socket;
 
 /// How long to wait when the kernel has no descriptor or memory for another connection.
@@ -19,7 +19,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// More than a handshake takes within a cluster.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Hands every accepted connection to `serve` until shutdown, with its place in the budget; resets those that get none.
+/// Hands every accepted connection to `serve` until shutdown, with its place in the budget; resets those that get none, which
+/// `refused` is told of with both addresses.
 ///
 /// One that was opened to the listener itself is reset: no pod's destination is meant, and the agent's connection on
 /// behalf of a pod would come back here (`route_localnet` lets pods send to the loopback address).
@@ -32,6 +33,7 @@ pub(super) async fn accept(
     listener: std::net::TcpListener,
     shutdown: &CancellationToken,
     budget: &Arc<Budget>,
+    refused: impl Fn(SocketAddr, SocketAddr, Exhausted),
     mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let own = listener.local_addr().ok();
@@ -56,6 +58,9 @@ pub(super) async fn accept(
             Ok((stream, peer)) => match budget.claim(peer.ip()) {
                 Ok(place) => serve(stream, peer, place),
                 Err(exhausted) => {
+                    if let Ok(destination) = stream.local_addr() {
+                        refused(peer, destination, exhausted);
+                    }
                     socket::reset(stream);
                     if let Some(untold) = budget.may_warn(crate::clock::now()) {
                         warn!(src.addr = %peer, %exhausted, untold, "connections are refused");

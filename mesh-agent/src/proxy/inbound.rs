@@ -1,32 +1,40 @@
 //! EDGE: tunnels that lead to local pods.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::access_log::AccessLog;
-use super::allowed::{Admission, Allowed, Ends};
-use super::budget::{Budget, Place};
+use super::allowed::{Admission, Allowed, Denied, Ends};
+use super::budget::{Budget, Exhausted, Place};
+use super::outbound::broken;
+use super::reach::stage_flag;
 use super::socket::Source;
 use super::workers::{Handed, Loads};
 use super::{baggage, drain, socket};
 use crate::causes::causes;
 use crate::clock;
 use crate::hbone::{
-    self, Accept, ConnectRequest, Counted, Limits, Open, OpenTunnels, Opener, Progress, Refusal,
-    Transfer, Upstream,
+    self, Accept, ConnectRequest, Counted, Limits, OpenTunnels, Opener, Peer, Progress, Refusal,
+    ServeError, Transfer, Upstream,
 };
 use crate::model::{Authority, Identity, Snapshot};
-use crate::pki::Certificates;
+use crate::pki::{self, Certificates};
 use crate::policy::Direction;
 use crate::route::{self, Rejection};
+use crate::telemetry::{
+    Carriage, Connection, Direction as Seen, Failure, Flag, Open, Telemetry, service_of,
+};
 
 /// The server of inbound tunnels.
 #[derive(Clone)]
@@ -41,6 +49,7 @@ pub struct Inbound {
     budget: Arc<Budget>,
     /// For connections whose peer has not proved yet who it is.
     strangers: Arc<Budget>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Inbound {
@@ -54,6 +63,7 @@ impl Inbound {
         workers: &[Handle],
         allowed: Arc<Allowed>,
         open: Arc<OpenTunnels>,
+        telemetry: Arc<Telemetry>,
     ) -> Self {
         Self {
             world,
@@ -64,6 +74,7 @@ impl Inbound {
             open,
             budget: Budget::for_descriptors(drain::descriptors()),
             strangers: Budget::for_strangers(drain::descriptors()),
+            telemetry,
         }
     }
 
@@ -79,6 +90,9 @@ impl Inbound {
             listener,
             &shutdown,
             &self.strangers,
+            |peer, pod, exhausted| {
+                super::exhausted(&self.telemetry, Seen::Inbound, peer, pod, exhausted);
+            },
             |stream, peer, place| {
                 let inbound = self.clone();
                 let shutdown = shutdown.clone();
@@ -89,11 +103,12 @@ impl Inbound {
                     let strangers = inbound.strangers.clone();
                     let served = match handed.and_then(Handed::take) {
                         Ok(stream) => inbound.serve(stream, place, shutdown).await,
-                        Err(error) => Err(error.to_string()),
+                        Err(error) => Err(Failed::Socket(error)),
                     };
                     if let Err(error) = served
                         && let Some(untold) = strangers.may_warn(clock::now())
                     {
+                        let error = causes(&error);
                         warn!(src.addr = %peer, error, untold, "tunnel failed");
                     }
                     drop(load);
@@ -109,53 +124,117 @@ impl Inbound {
         stream: TcpStream,
         stranger: Place,
         shutdown: CancellationToken,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failed> {
         let limits = Limits::default();
-        let deadline = clock::now() + limits.handshake;
+        let began = clock::now();
+        let deadline = began + limits.handshake;
         // The listener is transparent: the local address is the pod's, whose certificate is to be shown.
-        let pod = stream.local_addr().map_err(|error| error.to_string())?.ip();
-        if route::is_own_address(&self.world.borrow(), pod) {
-            debug!(dst.addr = %pod, "not captured: reset");
+        let pod = stream.local_addr().map_err(Failed::Socket)?;
+        if route::is_own_address(&self.world.borrow(), pod.ip()) {
+            debug!(dst.addr = %pod.ip(), "not captured: reset");
             socket::reset(stream);
             return Ok(());
         }
+        let remote = stream.peer_addr().map_err(Failed::Socket)?;
+        let established = self.establish(stream, pod.ip(), deadline).await;
+        let tunnels = &self.telemetry.counters.inbound;
+        tunnels.shaken(established.is_ok(), began.elapsed());
+        let (owner, peer, tls, place) = established.inspect_err(|failed| {
+            let connection = Connection::new(Seen::Inbound, remote, pod, began);
+            let failure = Failure::new(failed.flag(), causes(failed));
+            self.telemetry.refuse_early(connection, failure);
+        })?;
+        drop(stranger);
+        let listed = self.open.enter(hbone::Open {
+            opener: Opener::They,
+            ours: peer.local,
+            identity: owner.clone(),
+            theirs: peer.remote,
+            peer: peer.identity.clone(),
+        });
+        let handler = Arc::new(Streams {
+            world: self.world,
+            owner,
+            open: listed.streams.clone(),
+            allowed: self.allowed,
+            budget: self.budget,
+            telemetry: self.telemetry.clone(),
+        });
+        let served = hbone::serve(tls, peer, handler, &limits, deadline, shutdown).await;
+        self.telemetry
+            .counters
+            .inbound
+            .ended
+            .fetch_add(1, Ordering::Relaxed);
+        drop((listed, place));
+        served.map_err(Failed::Serve)
+    }
+
+    /// Finds out who has connected to a pod, and takes a place for the tunnel; also tells whose certificate was shown.
+    async fn establish(
+        &self,
+        stream: TcpStream,
+        pod: IpAddr,
+        deadline: Instant,
+    ) -> Result<(Identity, Peer, TlsStream<TcpStream>, Place), Failed> {
         let workload = self.world.borrow().workload_by_addr(pod).cloned();
         let identity = workload
             .filter(|it| it.enrolled)
             .and_then(|it| it.identity.clone());
         let Some(identity) = identity else {
             socket::reset(stream);
-            return Err(format!("{pod} is not enrolled"));
+            return Err(Failed::NotEnrolled(pod));
         };
         let certificate = self.certificates.certificate(&identity);
-        let certificate = timeout_at(deadline.into(), certificate)
-            .await
-            .map_err(|_| format!("no certificate for {identity} in time"))?
-            .map_err(|error| causes(&*error))?;
-        socket::prepare(&stream).map_err(|error| error.to_string())?;
-        let (peer, tls) = hbone::authenticate(stream, &certificate, deadline)
-            .await
-            .map_err(|error| causes(&error))?;
-        let place = self.budget.claim(peer.remote.ip());
-        let place = place.map_err(|exhausted| exhausted.to_string())?;
-        drop(stranger);
-        let listed = self.open.enter(Open {
-            opener: Opener::They,
-            ours: peer.local,
-            identity: identity.clone(),
-            theirs: peer.remote,
-            peer: peer.identity.clone(),
-        });
-        let handler = Arc::new(Streams {
-            world: self.world,
-            owner: identity,
-            allowed: self.allowed,
-            budget: self.budget,
-            open: listed.streams.clone(),
-        });
-        let served = hbone::serve(tls, peer, handler, &limits, deadline, shutdown).await;
-        drop((listed, place));
-        served.map_err(|error| causes(&error))
+        let certificate = match timeout_at(deadline.into(), certificate).await {
+            Ok(certificate) => certificate?,
+            Err(_) => return Err(Failed::NoCertificate(identity)),
+        };
+        socket::prepare(&stream).map_err(Failed::Socket)?;
+        let (peer, tls) = hbone::authenticate(stream, &certificate, deadline).await?;
+        let place = self.budget.claim(peer.remote.ip())?;
+        Ok((identity, peer, tls, place))
+    }
+}
+
+/// Why a tunnel from a peer never stood, or broke.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    /// The peer's connection is broken already, or could not be handed over.
+    #[error(transparent)]
+    Socket(io::Error),
+    /// Nobody there speaks for the mesh.
+    #[error("{0} is not enrolled")]
+    NotEnrolled(IpAddr),
+    /// The pod's certificate is not here, and did not come.
+    #[error("no certificate for {0} in time")]
+    NoCertificate(Identity),
+    /// The pod's certificate cannot be had.
+    #[error(transparent)]
+    Certificate(#[from] Arc<pki::Error>),
+    /// The handshake failed, or the tunnel.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// There is no place for it.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+}
+
+impl Failed {
+    /// In a word.
+    fn flag(&self) -> Flag {
+        match self {
+            Self::Socket(_)
+            | Self::NotEnrolled(_)
+            | Self::Exhausted(_)
+            | Self::Serve(ServeError::Socket(_)) => Flag::Connect,
+            Self::NoCertificate(_) | Self::Certificate(_) | Self::Serve(ServeError::NoIdentity) => {
+                Flag::Identity
+            }
+            Self::Serve(ServeError::Timeout(stage)) => stage_flag(*stage),
+            Self::Serve(ServeError::Http2(_) | ServeError::Unresponsive) => Flag::Http2,
+            Self::Serve(ServeError::Tls(_)) => Flag::Tls,
+        }
     }
 }
 
@@ -167,11 +246,12 @@ struct Streams {
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
     open: hbone::Streams,
+    telemetry: Arc<Telemetry>,
 }
 
 /// A stream that is open.
 struct Carried {
-    log: AccessLog,
+    open: Open,
     _admission: Admission,
     _place: Place,
     _open: Counted,
@@ -182,48 +262,56 @@ impl Accept for Streams {
 
     async fn connect(&self, request: &ConnectRequest) -> Result<Upstream<Carried>, Refusal> {
         let snapshot = self.world.borrow().clone();
-        let mut log = AccessLog::inbound(request.remote, request.local);
-        log.source_identity = Some(request.peer.clone());
-        log.source_workload = snapshot.workload_by_addr(request.remote.ip()).cloned();
-        log.destination_workload = snapshot.workload_by_addr(request.local.ip()).cloned();
-        log.destination_identity = log
-            .destination_workload
-            .as_ref()
-            .and_then(|it| it.identity.clone());
-        if let Authority::Host { name, .. } = &request.head.authority {
-            log.service = Some(name.clone());
-        }
+        let log = requested(&snapshot, request);
         let reached = match self.budget.claim(request.remote.ip()) {
             Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request)
                 .await
                 .map(|(tcp, admission)| (tcp, admission, place)),
-            Err(exhausted) => Err((Refusal::Unreachable, exhausted.to_string())),
+            Err(exhausted) => Err((Refusal::Unreachable, Failure::new(Flag::Connect, exhausted))),
         };
         match reached {
-            Ok((tcp, admission, place)) => Ok(Upstream {
-                tcp,
-                baggage: log.destination_workload.as_deref().and_then(baggage),
-                progress: Arc::new(Progress::counted(place.memory.clone())),
-                revoked: admission.revoked.clone(),
-                connection: Carried {
-                    log,
-                    _admission: admission,
-                    _place: place,
-                    _open: self.open.count(),
-                },
-            }),
-            Err((refusal, reason)) => {
-                log.complete(0, 0, Some(&reason));
+            Ok((tcp, admission, place)) => {
+                let progress = Arc::new(Progress::counted(place.memory.clone()));
+                let baggage = log.destination_workload.as_deref().and_then(baggage);
+                Ok(Upstream {
+                    tcp,
+                    baggage,
+                    revoked: admission.revoked.clone(),
+                    connection: Carried {
+                        open: self.telemetry.open(Arc::new(log), progress.clone()),
+                        _admission: admission,
+                        _place: place,
+                        _open: self.open.count(),
+                    },
+                    progress,
+                })
+            }
+            Err((refusal, failure)) => {
+                self.telemetry.refuse(log, failure);
                 Err(refusal)
             }
         }
     }
 
     fn finished(&self, _: ConnectRequest, carried: Carried, transfer: Transfer) {
-        let error = transfer.outcome.err().map(|error| causes(&error));
-        // The tunnel's bytes are the opener's: what was received from it, it has sent.
-        let (sent, received) = (transfer.received, transfer.sent);
-        carried.log.complete(sent, received, error.as_deref());
+        carried.open.close(transfer.outcome.err().map(broken));
+    }
+}
+
+/// What is known of a stream that is asked for.
+fn requested(snapshot: &Snapshot, request: &ConnectRequest) -> Connection {
+    let (remote, local) = (request.remote, request.local);
+    let log = Connection::new(Seen::Inbound, remote, local, clock::now()).known_to(snapshot);
+    let head = &request.head;
+    let host = match &head.authority {
+        Authority::Host { name, .. } => Some(&**name),
+        Authority::Address(_) => head.forwarded.as_ref().and_then(|it| it.host.as_deref()),
+    };
+    Connection {
+        source_identity: Some(request.peer.clone()),
+        service: host.and_then(|it| service_of(snapshot, it)),
+        carriage: Carriage::Tunnel,
+        ..log
     }
 }
 
@@ -233,9 +321,9 @@ async fn reach(
     allowed: &Arc<Allowed>,
     owner: &Identity,
     request: &ConnectRequest,
-) -> Result<(TcpStream, Admission), (Refusal, String)> {
+) -> Result<(TcpStream, Admission), (Refusal, Failure)> {
     let address = route::inbound(snapshot, request.local.ip(), owner, &request.head.authority)
-        .map_err(|rejection| (refusal(&rejection), rejection.to_string()))?;
+        .map_err(|rejection| (refusal(&rejection), Failure::new(Flag::Connect, rejection)))?;
     let ends = Ends {
         source: request.remote,
         asked: request.local,
@@ -244,16 +332,28 @@ async fn reach(
         directions: &[Direction::Ingress],
         is_tunnelled: true,
     };
-    let admission = allowed
-        .admit(&ends)
-        .map_err(|denied| (Refusal::Denied, denied.to_string()))?;
+    let admission = allowed.admit(&ends).map_err(|denied| {
+        let Denied(direction, verdict) = denied.clone();
+        let flag = Flag::of_layer(verdict.layer);
+        let failure = Failure {
+            verdict: Some((direction, verdict)),
+            ..Failure::new(flag, denied)
+        };
+        (Refusal::Denied, failure)
+    })?;
     let connected = socket::connect(Source::Client(request.remote.ip()), address).await;
-    connected.map(|tcp| (tcp, admission)).map_err(|error| {
-        (
-            Refusal::Unreachable,
-            format!("connecting to {address}: {error}"),
-        )
+    connected.map(|tcp| (tcp, admission)).map_err(|source| {
+        let failure = Failure::new(Flag::Connect, Unreachable { address, source });
+        (Refusal::Unreachable, failure)
     })
+}
+
+/// The application does not accept.
+#[derive(Debug, thiserror::Error)]
+#[error("connecting to {address}")]
+struct Unreachable {
+    address: SocketAddr,
+    source: io::Error,
 }
 
 fn refusal(rejection: &Rejection) -> Refusal {

@@ -12,16 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::access_log::AccessLog;
-use super::allowed::Allowed;
+use super::allowed::{Allowed, Denied, Ends};
 use super::budget::Budget;
-use super::reach::{Failure, Far, Reached, reach};
+use super::reach::{self, Far, Reached, reach};
 use super::workers::{Handed, Loads};
 use super::{copy, drain, random, socket};
-use crate::causes::causes;
-use crate::hbone::{self, Memory, Pool, Progress};
-use crate::model::Snapshot;
+use crate::clock;
+use crate::hbone::{self, Broken, Memory, Pool, Progress};
+use crate::model::{Snapshot, Workload};
+use crate::policy;
 use crate::route::{self, Route};
+use crate::telemetry::{Carriage, Connection, Direction, Failure, Flag, Telemetry};
 
 /// How long a connection waits for its destination to become known: a pod's first packets may be faster than its object.
 const HOLD: Duration = Duration::from_secs(1);
@@ -34,6 +35,7 @@ pub struct Outbound {
     loads: Loads,
     allowed: Arc<Allowed>,
     budget: Arc<Budget>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// A worker and the tunnels that its connections share.
@@ -52,12 +54,14 @@ impl Outbound {
         world: watch::Receiver<Snapshot>,
         lanes: Arc<[Lane]>,
         allowed: Arc<Allowed>,
+        telemetry: Arc<Telemetry>,
     ) -> Self {
         Self {
             world,
             loads: Loads::new(lanes.len()),
             lanes,
             allowed,
+            telemetry,
             budget: Budget::for_descriptors(drain::descriptors()),
         }
     }
@@ -74,6 +78,10 @@ impl Outbound {
             listener,
             &shutdown,
             &self.budget,
+            |source, destination, exhausted| {
+                let direction = Direction::Outbound;
+                super::exhausted(&self.telemetry, direction, source, destination, exhausted);
+            },
             |stream, source, place| {
                 let outbound = self.clone();
                 let load = self.loads.claim(here);
@@ -106,34 +114,61 @@ impl Outbound {
             debug!(src.addr = %source, dst.addr = %destination, "not captured: reset");
             return socket::reset(stream);
         }
-        let mut log = AccessLog::outbound(source, destination);
+        let mut log = Connection::new(Direction::Outbound, source, destination, clock::now());
         // Boxed, as an open connection must not go on paying for what opening it took.
         let lanes = self.lanes.clone();
         let pool = &*lanes[worker].pool;
-        let reached = Box::pin(self.reach(pool, source, destination, &mut log)).await;
-        match reached {
-            Ok(Reached {
-                far: Far::Tunnel(tunnel),
-                admission,
-            }) => {
-                let progress = Progress::counted(memory);
-                let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
-                let error = transfer.outcome.err().map(|error| causes(&error));
-                log.complete(transfer.sent, transfer.received, error.as_deref());
-            }
-            Ok(Reached {
-                far: Far::Endpoint(endpoint),
-                admission,
-            }) => {
-                let spliced = copy::splice(stream, endpoint, &admission.revoked).await;
-                let error = spliced.outcome.err().map(|error| error.to_string());
-                log.complete(spliced.sent, spliced.received, error.as_deref());
-            }
+        let reached = match Box::pin(self.reach(pool, source, destination, &mut log)).await {
+            Ok(reached) => reached,
             Err(failure) => {
                 socket::reset(stream);
-                log.complete(0, 0, Some(&causes(&failure)));
+                let failure = self.failure(&log, failure);
+                return self.telemetry.refuse(log, failure);
             }
+        };
+        let Reached { far, admission } = reached;
+        let progress = Arc::new(Progress::counted(memory));
+        let open = self.telemetry.open(Arc::new(log), progress.clone());
+        let outcome = match far {
+            Far::Tunnel(tunnel) => {
+                let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
+                transfer.outcome
+            }
+            Far::Endpoint(endpoint) => {
+                copy::splice(stream, endpoint, &progress, &admission.revoked).await
+            }
+        };
+        open.close(outcome.err().map(broken));
+    }
+
+    /// A failure with the verdict behind it: this node's, or the one that the other node has come to as this one sees it.
+    fn failure(&self, log: &Connection, failure: reach::Failure) -> Failure {
+        let verdict = match &failure {
+            reach::Failure::Denied(denied) => Some(denied.clone()),
+            it if it.is_denied_there() => self.denied_there(log),
+            _ => None,
+        };
+        let verdict = verdict.map(|Denied(direction, verdict)| (direction, verdict));
+        let flag = match &verdict {
+            Some((_, verdict)) => Flag::of_layer(verdict.layer),
+            None => failure.flag(),
+        };
+        Failure {
+            verdict,
+            ..Failure::new(flag, failure)
         }
+    }
+
+    fn denied_there(&self, log: &Connection) -> Option<Denied> {
+        let ends = Ends {
+            source: log.source,
+            asked: log.destination,
+            identity: log.source_identity.clone(),
+            destination: log.hbone?,
+            directions: &[policy::Direction::Ingress],
+            is_tunnelled: true,
+        };
+        ends.denied(&self.world.borrow())
     }
 
     /// Opens what is decided; when that fails as a pod does that has left the mesh, and the world is another by now, what
@@ -143,14 +178,14 @@ impl Outbound {
         pool: &Pool,
         source: SocketAddr,
         destination: SocketAddr,
-        log: &mut AccessLog,
-    ) -> Result<Reached, Failure> {
+        log: &mut Connection,
+    ) -> Result<Reached, reach::Failure> {
         let wish = route::Outbound {
             source: source.ip(),
             destination,
         };
         let (snapshot, route) = decide(&mut self.world, &wish).await;
-        log.decided(&snapshot, &route);
+        decided(log, &snapshot, &route);
         let failure = match reach(pool, &self.allowed, route.clone(), source, log).await {
             Err(failure) => failure,
             reached => return reached,
@@ -165,9 +200,41 @@ impl Outbound {
         if newer == route {
             return Err(failure);
         }
-        log.decided(&snapshot, &newer);
+        decided(log, &snapshot, &newer);
         reach(pool, &self.allowed, newer, source, log).await
     }
+}
+
+/// Notes whom a snapshot knows at the source, and where the connection goes.
+fn decided(log: &mut Connection, snapshot: &Snapshot, route: &Route) {
+    let identity = |it: &Arc<Workload>| it.identity.clone();
+    log.source_workload = snapshot.workload_by_addr(log.source.ip()).cloned();
+    log.source_identity = log.source_workload.as_ref().and_then(identity);
+    log.service = snapshot.service_by_addr(log.destination.ip()).cloned();
+    let (address, carriage) = match route {
+        Route::Tunnel { authority, .. } => (Some(*authority), Carriage::Tunnel),
+        Route::Local { address } => (Some(*address), Carriage::SameNode),
+        Route::Plain { address, .. } => (Some(*address), Carriage::Plain),
+        Route::Refuse { .. } => (None, Carriage::Undecided),
+    };
+    log.carriage = carriage;
+    log.hbone = address.filter(|_| carriage == Carriage::Tunnel);
+    log.destination_workload = address.and_then(|it| snapshot.workload_by_addr(it.ip()).cloned());
+    // Who is behind a tunnel is proved when it stands.
+    log.destination_identity = log
+        .destination_workload
+        .as_ref()
+        .filter(|_| carriage == Carriage::SameNode)
+        .and_then(identity);
+}
+
+/// What broke a connection that stood.
+pub(super) fn broken(broken: Broken) -> Failure {
+    let flag = match broken {
+        Broken::Revoked => Flag::Deny,
+        Broken::Tcp(_) | Broken::Reset(_) | Broken::Tunnel(_) | Broken::Memory(_) => Flag::Connect,
+    };
+    Failure::new(flag, broken)
 }
 
 /// Decides on the latest world; when nobody is known at the destination, once more when somebody is, or at the latest

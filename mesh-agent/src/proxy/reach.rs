@@ -9,13 +9,13 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::access_log::AccessLog;
 use super::allowed::{Admission, Allowed, Denied, Ends};
 use super::baggage;
 use super::socket::{self, Source};
-use crate::hbone::{ConnectHead, Dial, Dialing, Forwarded, Key, OpenError, Pool, Stream};
+use crate::hbone::{ConnectHead, Dial, Dialing, Forwarded, Key, OpenError, Pool, Stage, Stream};
 use crate::policy::Direction;
 use crate::route::{Refusal, Route};
+use crate::telemetry::{Connection, Flag};
 
 /// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
 /// enrolment a moment after this one.
@@ -78,6 +78,21 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// In a word.
+    pub(super) fn flag(&self) -> Flag {
+        match self {
+            Self::Denied(Denied(_, verdict)) => Flag::of_layer(verdict.layer),
+            Self::NoIdentity => Flag::Identity,
+            Self::Open(error) => open_flag(error),
+            Self::Refused(_) | Self::Connect { .. } | Self::Silence => Flag::Connect,
+        }
+    }
+
+    /// Whether the other node's agent says that policy does not allow it.
+    pub(super) fn is_denied_there(&self) -> bool {
+        matches!(self, Self::Open(OpenError::Refused { status }) if *status == StatusCode::UNAUTHORIZED)
+    }
+
     /// If this is how a pod answers that has left the mesh since the decision: how long news of that may take yet.
     pub(super) fn news_within(&self) -> Option<Duration> {
         match self {
@@ -95,13 +110,35 @@ impl Failure {
     }
 }
 
+fn open_flag(error: &OpenError) -> Flag {
+    match error {
+        OpenError::Certificate(_) => Flag::Identity,
+        it if it.is_revoked() => Flag::Revoked,
+        OpenError::Tls { .. } | OpenError::Closed { .. } => Flag::Tls,
+        OpenError::Timeout { stage, .. } => stage_flag(*stage),
+        OpenError::Http2(_) | OpenError::Request(_) => Flag::Http2,
+        OpenError::Refused { status } if *status == StatusCode::UNAUTHORIZED => Flag::Deny,
+        OpenError::Dial { .. } | OpenError::Refused { .. } | OpenError::Draining => Flag::Connect,
+    }
+}
+
+/// For a part of setting up a tunnel that hangs.
+pub(super) fn stage_flag(stage: Stage) -> Flag {
+    match stage {
+        Stage::Certificate => Flag::Identity,
+        Stage::Connect => Flag::Connect,
+        Stage::Tls => Flag::Tls,
+        Stage::Http2 => Flag::Http2,
+    }
+}
+
 /// Opens what a route leads to for the client at `client` if policy allows it, and notes what is learnt.
 pub(super) async fn reach(
     pool: &Pool,
     allowed: &Arc<Allowed>,
     route: Route,
     client: SocketAddr,
-    log: &mut AccessLog,
+    log: &mut Connection,
 ) -> Result<Reached, Failure> {
     let ends = ends(&route, client, log)?;
     let admission = allowed.admit(&ends)?;
@@ -110,7 +147,7 @@ pub(super) async fn reach(
 }
 
 /// What policy has to know. An endpoint of this node is judged at both ends: nobody else judges what the agent sends it.
-fn ends(route: &Route, client: SocketAddr, log: &AccessLog) -> Result<Ends, Failure> {
+fn ends(route: &Route, client: SocketAddr, log: &Connection) -> Result<Ends, Failure> {
     const FAR: &[Direction] = &[Direction::Egress];
     const HERE: &[Direction] = &[Direction::Egress, Direction::Ingress];
     let is_here = log
@@ -138,7 +175,7 @@ async fn open(
     pool: &Pool,
     route: Route,
     client: SocketAddr,
-    log: &mut AccessLog,
+    log: &mut Connection,
 ) -> Result<Far, Failure> {
     match route {
         Route::Refuse { reason } => Err(reason.into()),

@@ -55,6 +55,7 @@ fn node(name: &str, address: &str, range: &str) -> Event {
         addresses: vec![ip(address)],
         pod_cidrs: vec![range.parse().unwrap()],
         zone: None,
+        region: None,
     })))
 }
 
@@ -419,6 +420,7 @@ fn reached(edit: impl Fn(&mut Service), zone: Option<&str>, endpoints: Vec<Endpo
         addresses: vec![ip("192.0.2.8")],
         pod_cidrs: vec!["10.0.0.0/24".parse().unwrap()],
         zone: zone.map(Into::into),
+        region: None,
     };
     let snapshot = with([
         Event::Upsert(Object::Node(Arc::new(here))),

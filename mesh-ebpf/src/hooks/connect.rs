@@ -44,7 +44,7 @@ fn judge(to: &Destination<'_>, dst: Addr) -> i32 {
         return GO_ON;
     };
     let port = to.port();
-    let outcome = steer::connect(&Maps, pod, &dst, port) as u32;
+    let outcome = steer::connect(&Maps::new(), pod, &dst, port) as u32;
     if outcome == Outcome::Pass as u32 {
         return GO_ON;
     }

@@ -5,19 +5,24 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use mesh_common::steer;
-use mesh_common::verdict::Hook;
+use mesh_common::steer::{self, Verb};
+use mesh_common::verdict::{Hook, Outcome};
 
-use super::act;
-use crate::ctx::{Action, Skb};
+use super::{to_agent, told};
+use crate::ctx::{Action, DROP, PASS, Skb};
 use crate::maps::Maps;
 
 #[classifier]
 fn from_net(ctx: TcContext) -> Action {
     let skb = Skb(&ctx);
-    let packet = skb.packet();
-    let steer = steer::from_net(&Maps, &packet);
-    // Nothing is recorded at an uplink.
-    let flow = packet.flow_of_destination(0);
-    act(Hook::FromNet, &skb, &packet, (&flow, 0), steer)
+    let Some(packet) = skb.packet() else {
+        return DROP;
+    };
+    let steer = steer::from_net(&Maps::new(), packet);
+    let carried_out = match steer.verb {
+        Verb::Pass => (Outcome::Pass as u32, PASS),
+        Verb::Drop => (steer.argument, DROP),
+        _ => to_agent(&skb, packet, steer),
+    };
+    told(Hook::FromNet, &skb, packet, carried_out)
 }

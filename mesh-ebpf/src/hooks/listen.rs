@@ -19,7 +19,7 @@ fn listen(ctx: SkLookupContext) -> u32 {
     let lookup = Lookup(&ctx);
     let (local, remote) = (lookup.local(), lookup.remote());
     if lookup.protocol() == TCP
-        && let Some(slot) = steer::listen(&Maps, &local, lookup.local_port(), &remote)
+        && let Some(slot) = steer::listen(&Maps::new(), &local, lookup.local_port(), &remote)
     {
         let index = Slot::index(slot as u32, lookup.is_v6());
         // An empty slot leaves the ordinary look-up, which finds nothing on a captured tuple.

@@ -8,94 +8,91 @@ mod to_net;
 mod to_node;
 mod to_pod;
 
-use mesh_common::maps::{FlowKey, Opener, Slot};
+use mesh_common::maps::{Flow, FlowKey, Opener, Slot};
 use mesh_common::packet::Packet;
 use mesh_common::steer::{self, Steer, Verb};
+use mesh_common::traffic::{End, Record};
 use mesh_common::verdict::{Hook, Outcome};
 
 use crate::ctx::{Action, Assigned, DROP, PASS, Skb};
-use crate::{maps, report};
+use crate::maps::{Maps, judged};
+use crate::{maps, report, traffic};
 
-/// Carries out a decision on a packet of `flow`, whose pod has `pod_flags`, and counts its outcome.
+/// The flow that a packet is of, seen from one pod.
+pub(crate) struct Of<'a> {
+    pub(crate) key: &'a FlowKey,
+    /// Which end of it has sent the packet.
+    pub(crate) end: End,
+    /// What steering has looked up.
+    pub(crate) maps: &'a Maps,
+}
+
+/// Counts what became of a packet, and tells of it if it was refused.
 #[inline(always)]
-fn act(
-    hook: Hook,
-    skb: &Skb<'_>,
-    packet: &Packet,
-    (flow, pod_flags): (&FlowKey, u32),
-    steer: Steer,
-) -> Action {
-    let (outcome, action) = apply(hook, skb, packet, (flow, pod_flags), steer);
+fn told(hook: Hook, skb: &Skb<'_>, packet: &Packet, (outcome, action): (u32, Action)) -> Action {
     report::count(hook, outcome);
     report::refused(hook, outcome, skb.ifindex(), packet);
     action
 }
 
-/// Returns the outcome's number and the return code.
+/// Carries out what every hook may decide; returns the outcome's number and the return code.
+///
+/// The verbs of one hook alone are carried out there, so that the verifier does not follow them for the others.
 #[inline(always)]
-fn apply(
+fn pass_or_drop(
     hook: Hook,
     skb: &Skb<'_>,
     packet: &Packet,
-    (flow, pod_flags): (&FlowKey, u32),
+    of: &Of<'_>,
     steer: Steer,
 ) -> (u32, Action) {
-    let pass = (Outcome::Pass as u32, PASS);
     match steer.verb {
-        Verb::Pass | Verb::PassNew | Verb::PassRenew => {
-            match steer.verb {
-                Verb::PassNew if !maps::record(pod_flags, flow, 0, steer.argument) => {
-                    return (Outcome::FlowsFull as u32, DROP);
-                }
-                Verb::PassRenew => maps::renew(flow),
-                _ => {}
-            }
-            if steer.argument == Opener::PodToService as u32 {
-                skb.mark_service();
-            }
-            pass
+        Verb::PassNew if !record(skb, packet, of, judged(0, steer.argument)) => {
+            return (Outcome::FlowsFull as u32, DROP);
         }
-        Verb::Drop => (steer.argument, DROP),
-        Verb::PassAgent => {
-            maps::forget(flow);
-            pass
-        }
-        Verb::Local => local(skb, steer.argument),
-        Verb::LocalRenew => {
-            maps::renew(flow);
-            local(skb, steer.argument)
-        }
+        Verb::PassRenew => renew(of),
+        Verb::PassAgent => maps::forget(of.key),
+        Verb::Drop => return (steer.argument, DROP),
         Verb::Reset => {
-            maps::forget(flow);
-            (steer.argument, skb.answer_reset(packet, hook))
+            maps::forget(of.key);
+            return (steer.argument, skb.answer_reset(packet, hook));
         }
-        Verb::LocalNew => {
-            let neighbour = steer.argument;
-            let theirs = packet.flow_of_destination(neighbour);
-            // Both are enrolled.
-            let recorded = maps::record(pod_flags, flow, neighbour, Opener::Pod as u32)
-                && maps::record(pod_flags, &theirs, flow.ifindex, Opener::Peer as u32);
-            if recorded {
-                local(skb, neighbour)
-            } else {
-                (Outcome::FlowsFull as u32, DROP)
-            }
-        }
-        Verb::Capture | Verb::SocketOrListener | Verb::SocketOrLocal | Verb::SocketOrPass => {
-            if matches!(steer.verb, Verb::Capture) {
-                maps::forget(flow);
-            }
-            match skb.assign_socket(packet) {
-                Assigned::Done => (Outcome::Socket as u32, PASS),
-                Assigned::Refused => (Outcome::AssignFailed as u32, DROP),
-                Assigned::Absent => match steer.verb {
-                    Verb::SocketOrPass => pass,
-                    Verb::SocketOrLocal => local(skb, steer.argument),
-                    _ => listener(skb, packet, steer.argument),
-                },
-            }
-        }
+        _ => {}
     }
+    if steer.argument == Opener::PodToService as u32 {
+        skb.mark_service();
+    }
+    (Outcome::Pass as u32, PASS)
+}
+
+/// Carries out [`Verb::SocketOrListener`], [`Verb::SocketOrLocal`] and [`Verb::SocketOrPass`].
+#[inline(always)]
+fn to_agent(skb: &Skb<'_>, packet: &Packet, steer: Steer) -> (u32, Action) {
+    match skb.assign_socket(packet) {
+        Assigned::Done => (Outcome::Socket as u32, PASS),
+        Assigned::Refused => (Outcome::AssignFailed as u32, DROP),
+        Assigned::Absent => match steer.verb {
+            Verb::SocketOrPass => (Outcome::Pass as u32, PASS),
+            Verb::SocketOrLocal => local(skb, steer.argument),
+            _ => listener(skb, packet, steer.argument),
+        },
+    }
+}
+
+/// Records that a flow was judged again.
+#[inline(always)]
+fn renew(of: &Of<'_>) {
+    if let Some(record) = of.maps.record(of.key) {
+        record.flow.revision = maps::revision();
+    }
+}
+
+/// Records the flow of its first packet; `false` when the kernel has no room.
+#[inline(always)]
+fn record(skb: &Skb<'_>, packet: &Packet, of: &Of<'_>, flow: Flow) -> bool {
+    let mut record = Record::new(flow, traffic::now());
+    record.take(of.end, packet, packet.data(skb.len()), || 0);
+    maps::record(of.key, &mut record)
 }
 
 /// Judges a packet to a service by the egress policy of the pod that sent it, now that it is translated; `Some` ends it.
@@ -112,19 +109,28 @@ fn refuse_translated(hook: Hook, skb: &Skb<'_>, packet: &Packet) -> Option<Actio
         return Some(DROP);
     };
     let flow = packet.flow_of_source(client);
-    let steer = steer::translated(&maps::Maps, client, pod, packet);
+    let maps = Maps::new();
+    let steer = steer::translated(&maps, client, pod, packet);
+    let of = Of {
+        key: &flow,
+        end: End::Pod,
+        maps: &maps,
+    };
     match steer.verb {
         Verb::Pass => None,
         Verb::PassRenew => {
-            maps::renew(&flow);
+            renew(&of);
             None
         }
-        Verb::PassNew if maps::record(pod.flags, &flow, 0, steer.argument) => None,
+        Verb::PassNew if record(skb, packet, &of, judged(0, steer.argument)) => None,
         Verb::PassNew => {
             report::count(hook, Outcome::FlowsFull as u32);
             Some(DROP)
         }
-        _ => Some(act(hook, skb, packet, (&flow, pod.flags), steer)),
+        _ => {
+            let carried_out = pass_or_drop(hook, skb, packet, &of, steer);
+            Some(told(hook, skb, packet, carried_out))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use mesh_common::verdict::{Hook, Outcome};
 
 use super::refuse_translated;
-use crate::ctx::{Action, PASS, Skb};
+use crate::ctx::{Action, DROP, PASS, Skb};
 use crate::report::count;
 
 #[classifier]
@@ -16,8 +16,10 @@ fn to_net(ctx: TcContext) -> Action {
     if skb.unjudged_client() == 0 {
         return PASS;
     }
-    let packet = skb.packet();
-    if let Some(action) = refuse_translated(Hook::ToNet, &skb, &packet) {
+    let Some(packet) = skb.packet() else {
+        return DROP;
+    };
+    if let Some(action) = refuse_translated(Hook::ToNet, &skb, packet) {
         return action;
     }
     count(Hook::ToNet, Outcome::Pass as u32);

@@ -29,7 +29,7 @@ fn to_node(ctx: SkLookupContext) -> u32 {
         protocol: lookup.protocol(),
         ..Packet::without_ip(Kind::Ip)
     };
-    if steer::to_node(&Maps, ifindex, pod, &packet) {
+    if steer::to_node(&Maps::new(), ifindex, pod, &packet) {
         return sk_action::SK_PASS;
     }
     count(Hook::ToNode, Outcome::Policy as u32);

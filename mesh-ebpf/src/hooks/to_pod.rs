@@ -4,13 +4,17 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use mesh_common::steer;
+use mesh_common::maps::flags;
+use mesh_common::packet::Kind;
+use mesh_common::steer::{self, Origin};
+use mesh_common::traffic::End;
 use mesh_common::verdict::{Hook, Outcome};
 
-use super::{act, refuse_translated};
+use super::{Of, pass_or_drop, refuse_translated, told};
 use crate::ctx::{Action, DROP, Skb};
 use crate::maps::{Maps, pod};
 use crate::report::count;
+use crate::traffic;
 
 #[classifier]
 fn to_pod(ctx: TcContext) -> Action {
@@ -20,11 +24,25 @@ fn to_pod(ctx: TcContext) -> Action {
         count(Hook::ToPod, Outcome::UnknownPod as u32);
         return DROP;
     };
-    let packet = skb.packet();
-    if let Some(action) = refuse_translated(Hook::ToPod, &skb, &packet) {
+    let Some(packet) = skb.packet() else {
+        return DROP;
+    };
+    if let Some(action) = refuse_translated(Hook::ToPod, &skb, packet) {
         return action;
     }
+    let origin = skb.origin();
     let flow = packet.flow_of_destination(ifindex);
-    let steer = steer::to_pod(&Maps, ifindex, pod, &packet, skb.origin());
-    act(Hook::ToPod, &skb, &packet, (&flow, pod.flags), steer)
+    let maps = Maps::new();
+    let of = Of {
+        key: &flow,
+        end: End::Peer,
+        maps: &maps,
+    };
+    // What the agent carries is told by the agent.
+    if pod.flags & flags::ENROLLED != 0 && packet.kind == Kind::Tcp && origin != Origin::Agent {
+        traffic::count(&skb, packet, &of);
+    }
+    let steer = steer::to_pod(&maps, ifindex, pod, packet, origin);
+    let carried_out = pass_or_drop(Hook::ToPod, &skb, packet, &of, steer);
+    told(Hook::ToPod, &skb, packet, carried_out)
 }

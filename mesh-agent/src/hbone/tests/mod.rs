@@ -123,6 +123,7 @@ impl World {
             limits,
             open,
             shutdown,
+            Box::new(|_| {}),
         ))
     }
 

@@ -242,6 +242,7 @@ fn any_object() -> impl Strategy<Value = Object> {
             addresses,
             pod_cidrs: Vec::new(),
             zone: None,
+            region: None,
         }))
     });
     prop_oneof![

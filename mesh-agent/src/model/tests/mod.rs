@@ -31,6 +31,7 @@ pub(crate) fn pod(namespace: &str, name: &str, addresses: &[&str]) -> Pod {
         uid: format!("uid-{name}").into(),
         created: 100,
         labels: Labels::new(),
+        owner: None,
         service_account: "default".into(),
         node: Some("far".into()),
         addresses: addresses.iter().map(|it| ip(it)).collect(),

@@ -66,7 +66,7 @@ fn supervised(args: &Args) -> Result<ExitCode> {
     command.args(std::env::args_os().skip(1)).arg("--child");
     if std::env::var_os("RUST_LOG").is_none() {
         // Not a line for each connection.
-        command.env("RUST_LOG", "info,access=warn,refused=warn");
+        command.env("RUST_LOG", "info,access=off,refused=off");
     }
     supervise::supervise(&mut command, &[&args.lab], args.keep)
 }

@@ -1,0 +1,273 @@
+//! EDGE: what the agent tells of connections: metrics, access log and flows.
+//!
+//! A connection costs the path that carries it two short locks, when it opens and when it ends: nothing is formatted or
+//! written there, and nothing is done for a read. [`Open`] counts; the ring keeps the latest records; [`log`] writes lines
+//! from it; a scrape reads the bytes of what is open.
+
+pub mod connection;
+mod flows;
+mod histogram;
+mod labels;
+mod log;
+mod own;
+mod page;
+mod process;
+mod refused;
+mod ring;
+mod scrape;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+pub use connection::{Carriage, Connection, Direction, Event, Failure, Flag, Record};
+pub use flows::{Batch, Filter as Wanted, Flow, Party};
+pub use histogram::Histogram;
+pub(crate) use labels::service_of;
+pub use log::Filter;
+pub use own::{Counters, Measured, State, Verb};
+pub use page::Exposition;
+pub use refused::run as refusals;
+pub use scrape::Scraper;
+pub use series::{Pair, Totals};
+
+use crate::clock;
+use crate::hbone::Progress;
+use crate::model::Snapshot;
+use page::Page;
+use ring::Ring;
+use series::{Names, Table};
+
+/// How long records of connections that open are kept up after somebody has asked for them.
+const INTEREST: Duration = Duration::from_secs(10);
+
+/// What the agent tells of connections.
+pub struct Telemetry {
+    world: watch::Receiver<Snapshot>,
+    cluster: String,
+    began: Instant,
+    table: Mutex<Table>,
+    ring: Mutex<Ring>,
+    /// There are records that the log's writer has not seen.
+    news: Notify,
+    filter: Mutex<Filter>,
+    /// Whether the log is to tell of connections that open.
+    logs_opened: AtomicBool,
+    /// Until when somebody wants to know of connections that open, in milliseconds since `began`.
+    interest: AtomicU64,
+    /// What other parts of the agent count.
+    pub counters: Arc<Counters>,
+}
+
+impl Telemetry {
+    /// Nothing yet. `cluster` is this one's name in labels; `counters` are those that the agent's parts count in.
+    pub fn new(
+        world: watch::Receiver<Snapshot>,
+        cluster: impl Into<String>,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            world,
+            cluster: cluster.into(),
+            began: clock::now(),
+            table: Mutex::default(),
+            ring: Mutex::new(Ring::new()),
+            news: Notify::new(),
+            filter: Mutex::default(),
+            logs_opened: AtomicBool::new(log::tells_opened()),
+            interest: AtomicU64::new(0),
+            counters,
+        })
+    }
+
+    /// Counts a connection that stands. Its bytes are read from `progress` until the [`Open`] is dropped or closed.
+    pub fn open(self: &Arc<Self>, connection: Arc<Connection>, progress: Arc<Progress>) -> Open {
+        let number = self.with_table(|table, names| table.opened(&connection, progress, names));
+        if self.is_wanted() {
+            self.push(Record {
+                at: clock::wall(),
+                event: Event::Opened,
+                connection: connection.clone(),
+                sent: 0,
+                received: 0,
+                duration: connection.began.elapsed(),
+                failure: None,
+            });
+        }
+        Open {
+            telemetry: self.clone(),
+            number,
+            connection: Some(connection),
+        }
+    }
+
+    /// Counts a connection that never stood, and tells of it.
+    pub fn refuse(&self, connection: Connection, failure: Failure) {
+        self.with_table(|table, names| table.failed(&connection, failure.flag, names));
+        self.flow(Record {
+            at: clock::wall(),
+            event: Event::Refused,
+            duration: connection.began.elapsed(),
+            connection: Arc::new(connection),
+            sent: 0,
+            received: 0,
+            failure: Some(Arc::new(failure)),
+        });
+    }
+
+    /// The same for one of which only the addresses are known, and that failed before anything was decided.
+    pub fn refuse_early(&self, connection: Connection, failure: Failure) {
+        let connection = connection.known_to(&self.world.borrow());
+        let failure = Failure {
+            is_early: true,
+            ..failure
+        };
+        self.refuse(connection, failure);
+    }
+
+    /// Takes up what the kernel has counted in all for a pair of workloads, for each end that is of this node.
+    ///
+    /// Totals are absolute and only grow; ones that have shrunk have begun anew. May be called as often as one likes:
+    /// only what was added since is taken over. Pairs whose workloads are gone are forgotten within a minute.
+    pub fn kernel(&self, pair: &Pair, totals: Totals) {
+        self.with_table(|table, names| table.kernel(pair, totals, names));
+    }
+
+    /// Tells of a connection in log and flows, without counting it.
+    pub fn flow(&self, record: Record) {
+        self.push(record);
+    }
+
+    /// The metrics; `state` is what the agent's parts tell now.
+    pub fn metrics(&self, exposition: Exposition, state: &State<'_>) -> String {
+        let read = self.lock_table().read();
+        let mut page = Page::new(exposition);
+        read.write(&mut page);
+        own::write(&mut page, &self.counters, state);
+        process::write(&mut page);
+        page.finish()
+    }
+
+    /// The latest flows that are wanted, at most `most` of them, or all from the number `since` on.
+    pub fn flows(&self, wanted: &Wanted, since: Option<u64>, most: usize) -> Batch {
+        if since.is_some() && wanted.opened {
+            let until = self.began.elapsed() + INTEREST;
+            let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+            self.interest.store(until, Ordering::Relaxed);
+        }
+        let (records, next, lost) = {
+            let ring = self.lock_ring();
+            match since {
+                None => (ring.latest(most, |it| wanted.wants(it)), ring.next(), 0),
+                Some(from) => {
+                    let mut read = ring.since(from);
+                    read.records.retain(|it| wanted.wants(it));
+                    (read.records, read.next, read.lost)
+                }
+            }
+        };
+        let snapshot = self.world.borrow().clone();
+        Batch {
+            flows: records.iter().map(|it| Flow::of(it, &snapshot)).collect(),
+            next,
+            lost,
+        }
+    }
+
+    /// What the access log is to tell.
+    pub fn log_filter(&self) -> Filter {
+        self.lock_filter().clone()
+    }
+
+    /// Has the access log tell something else from now on.
+    pub fn set_log_filter(&self, filter: Filter) {
+        *self.lock_filter() = filter;
+    }
+
+    /// Lets go of what was counted for workloads that are gone.
+    fn sweep(&self, now: Instant) {
+        let snapshot = self.world.borrow().clone();
+        self.lock_table().sweep(&snapshot, now);
+    }
+
+    /// Whether somebody wants to know of connections that open.
+    fn is_wanted(&self) -> bool {
+        if self.logs_opened.load(Ordering::Relaxed) {
+            return true;
+        }
+        match self.interest.load(Ordering::Relaxed) {
+            0 => false,
+            until => self.began.elapsed() < Duration::from_millis(until),
+        }
+    }
+
+    fn push(&self, record: Record) {
+        self.lock_ring().push(record);
+        self.news.notify_one();
+    }
+
+    fn with_table<T>(&self, act: impl FnOnce(&mut Table, &Names<'_>) -> T) -> T {
+        let snapshot = || self.world.borrow().clone();
+        let names = Names {
+            snapshot: &snapshot,
+            cluster: &self.cluster,
+            now: clock::now(),
+        };
+        act(&mut self.lock_table(), &names)
+    }
+
+    // Nothing panics while one of these is held.
+    fn lock_table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_filter(&self) -> MutexGuard<'_, Filter> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that stands; counted as ended when it is dropped, or [closed](Self::close).
+pub struct Open {
+    telemetry: Arc<Telemetry>,
+    number: usize,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Open {
+    /// Counts that it has ended, and tells of it: by itself, or broken by something.
+    pub fn close(mut self, failure: Option<Failure>) {
+        self.end(failure);
+    }
+
+    fn end(&mut self, failure: Option<Failure>) {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        let telemetry = &self.telemetry;
+        let (sent, received) = telemetry.lock_table().closed(self.number, clock::now());
+        telemetry.push(Record {
+            at: clock::wall(),
+            event: Event::Closed,
+            sent,
+            received,
+            duration: connection.began.elapsed(),
+            failure: failure.map(Arc::new),
+            connection,
+        });
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.end(Some(Failure::new(Flag::Connect, "cut off by the agent")));
+    }
+}

@@ -1,0 +1,49 @@
+//! EDGE: what a scrape asks of the agent's parts.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Exposition, State, Telemetry};
+use crate::clock;
+use crate::cluster::Health;
+use crate::model::Snapshot;
+use crate::pki::Report;
+use crate::world::Command;
+
+/// Everything that metrics tell of; cheap to clone.
+#[derive(Clone)]
+pub struct Scraper {
+    /// What is counted.
+    pub telemetry: Arc<Telemetry>,
+    /// The world as it is.
+    pub snapshots: watch::Receiver<Snapshot>,
+    /// Its owner.
+    pub world: mpsc::Sender<Command>,
+    /// How its source is doing.
+    pub health: watch::Receiver<Health>,
+    /// The certificates of this node.
+    pub certificates: Arc<dyn Fn() -> Vec<Report> + Send + Sync>,
+}
+
+impl Scraper {
+    /// The metrics as they are now.
+    pub async fn scrape(&self, exposition: Exposition) -> String {
+        let (reply, told) = oneshot::channel();
+        // An agent that stops has let go of the kernel.
+        let measured = match self.world.send(Command::Measure(reply)).await {
+            Ok(()) => told.await.ok(),
+            Err(_) => None,
+        };
+        let snapshot = self.snapshots.borrow().clone();
+        let health = self.health.borrow().clone();
+        let state = State {
+            snapshot: &snapshot,
+            health: &health,
+            certificates: &(self.certificates)(),
+            measured: measured.as_ref(),
+            now: clock::unix_seconds(),
+        };
+        self.telemetry.metrics(exposition, &state)
+    }
+}

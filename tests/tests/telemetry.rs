@@ -1,0 +1,281 @@
+//! What the agents tell of connections: metrics to the byte, and refusals within a second.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::app::{App, Server, echoes};
+use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::node::Node;
+use mesh_tests::pod::Pod;
+use mesh_tests::wait::{SOON, eventually};
+use mesh_tests::world::Family;
+use serde_json::{Value, json};
+
+/// How soon a refusal is told.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Connections, and bytes that each sends and gets back.
+const CONNECTIONS: u64 = 20;
+const BYTES: u64 = 10_007;
+
+/// Samples of an agent's metrics by name and labels.
+struct Metrics(BTreeMap<String, u64>);
+
+impl Metrics {
+    fn of(node: &Node) -> Result<Self> {
+        let text = String::from_utf8(node.netns().output(&mut node.command(&["metrics"]))?.stdout)?;
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse().ok()?))
+        });
+        Ok(Self(samples.collect()))
+    }
+
+    /// The sum of the samples of a name with these labels.
+    fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+        let of = self.0.iter().filter(|(series, _)| {
+            let bare = series.split('{').next();
+            bare == Some(name) && labels.iter().all(|it| series.contains(it))
+        });
+        of.map(|(_, value)| value).sum()
+    }
+}
+
+/// Connections opened, closed and open; bytes of requests and of responses.
+fn counts(node: &Node, reporter: &str) -> Result<[u64; 5]> {
+    let metrics = Metrics::of(node)?;
+    let labels = [
+        &*format!("reporter=\"{reporter}\""),
+        "source_workload=\"client\"",
+        "destination_workload=\"web\"",
+        "source_principal=\"spiffe://cluster.local/ns/shop/sa/client\"",
+        "destination_principal=\"spiffe://cluster.local/ns/shop/sa/web\"",
+        "connection_security_policy=\"mutual_tls\"",
+        "mesh_carriage=\"tunnel\"",
+    ];
+    Ok([
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_sockets_open",
+        "istio_tcp_received_bytes_total",
+        "istio_tcp_sent_bytes_total",
+    ]
+    .map(|name| metrics.sum(name, &labels)))
+}
+
+/// Sends so many bytes and reads them back, until the end.
+fn exchange(client: &Pod<'_>, to: SocketAddr) -> Result<()> {
+    let mut stream = client.connect(to)?;
+    let sent = vec![7; usize::try_from(BYTES)?];
+    stream.write_all(&sent)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    ensure!(back == sent, "{} bytes came back", back.len());
+    Ok(())
+}
+
+#[test]
+fn metrics_are_exact_at_both_ends() -> Result<()> {
+    scenario("telemetry", |lab| {
+        lab.namespace("shop").ambient().create()?;
+        let client = lab.pod("client").namespace("shop").on("n1").create()?;
+        let web = lab.pod("web").namespace("shop").on("n2").create()?;
+        let _app = Server::start(&web, 8080, App::Echo)?;
+        lab.settle()?;
+        let to = web.at(Family::V4, 8080);
+        let long = client.connect(to)?;
+        echoes(&long, b"while it is open")?;
+        let ends = [("n1", "source"), ("n2", "destination")];
+        for (node, reporter) in ends {
+            let counts = counts(lab.node(node), reporter)?;
+            assert_eq!(counts, [1, 0, 1, 16, 16], "{reporter}");
+        }
+        for _ in 0..CONNECTIONS {
+            exchange(&client, to)?;
+        }
+        drop(long);
+        let all = CONNECTIONS + 1;
+        let bytes = CONNECTIONS * BYTES + 16;
+        for (node, reporter) in ends {
+            let node = lab.node(node);
+            eventually("all have ended", SOON, || {
+                Ok(counts(node, reporter)?[1] == all)
+            })?;
+            assert_eq!(counts(node, reporter)?, [all, all, 0, bytes, bytes]);
+            let flows = flows(node, &["--pod", "shop/client", "--last", "5"])?;
+            assert_eq!(flows.len(), 5, "{flows:?}");
+            assert_eq!(
+                flows[0]["source"]["identity"],
+                "spiffe://cluster.local/ns/shop/sa/client"
+            );
+            assert_eq!(flows[0]["carriage"], "tunnel");
+            assert_eq!(flows[0]["verdict"], "allowed");
+        }
+        let metrics = Metrics::of(lab.node("n1"))?;
+        let outbound = ["direction=\"outbound\""];
+        assert!(metrics.sum("mesh_tunnels_opened_total", &outbound) >= 1);
+        assert!(metrics.sum("mesh_packets_total", &["hook=\"from_pod\""]) > CONNECTIONS);
+        assert!(metrics.sum("mesh_certificate_expiry_timestamp_seconds", &[]) > 0);
+        let adds = ["verb=\"ADD\"", "outcome=\"ok\""];
+        assert_eq!(
+            metrics.sum("mesh_cni_call_duration_seconds_count", &adds),
+            1
+        );
+        log_is_switched(lab, &client, to)
+    })
+}
+
+/// The access log tells of nothing, then of another namespace alone, then of all.
+fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
+    let node = lab.node("n1");
+    let lines = || node.agent().log().matches("connection complete").count();
+    eventually(
+        "a line each",
+        SOON,
+        || Ok(lines() as u64 == CONNECTIONS + 1),
+    )?;
+    for words in [&["log", "--off"][..], &["log", "--namespace", "bank"]] {
+        node.netns().output(&mut node.command(words))?;
+        exchange(client, to)?;
+    }
+    node.netns().output(&mut node.command(&["log", "--all"]))?;
+    exchange(client, to)?;
+    eventually("one more line", SOON, || {
+        Ok(lines() as u64 == CONNECTIONS + 2)
+    })
+}
+
+/// What `mesh-agent flows` tells.
+fn flows(node: &Node, words: &[&str]) -> Result<Vec<Value>> {
+    let words = [&["flows", "-o", "json"], words].concat();
+    let output = node.netns().output(&mut node.command(&words))?;
+    let text = String::from_utf8(output.stdout)?;
+    let flows = text.lines().map(serde_json::from_str);
+    Ok(flows.collect::<Result<_, _>>()?)
+}
+
+/// Waits until a refusal is told that holds all of these, as `(pointer, part of its text)`.
+fn told(node: &Node, parts: &[(&str, &str)]) -> Result<()> {
+    let mut latest = Vec::new();
+    let holds = |flow: &Value| {
+        parts.iter().all(|(pointer, part)| {
+            let text = flow.pointer(pointer).and_then(Value::as_str);
+            text.is_some_and(|text| text.contains(part))
+        })
+    };
+    eventually("the refusal is told", AT_ONCE, || {
+        latest = flows(node, &["--denied"])?;
+        Ok(latest.iter().any(&holds))
+    })
+    .with_context(|| format!("{parts:?} of {latest:#?}"))
+}
+
+/// An address of the client's pod CIDR that no pod has.
+fn unknown(client: &Pod<'_>, family: Family) -> Result<SocketAddr> {
+    let cidr = client.node().pod_cidrs()[usize::from(family == Family::V6)].clone();
+    let (network, _) = cidr.split_once('/').context("a CIDR")?;
+    let address = match network.parse()? {
+        IpAddr::V4(it) => IpAddr::from((u32::from(it) + 250).to_be_bytes()),
+        IpAddr::V6(it) => IpAddr::from((u128::from(it) + 250).to_be_bytes()),
+    };
+    Ok(SocketAddr::new(address, 8080))
+}
+
+/// Tries to speak, which does not work.
+fn refused(from: &Pod<'_>, to: SocketAddr) {
+    let spoken = from.connect(to).and_then(|it| echoes(&it, b"may I?"));
+    assert!(spoken.is_err(), "{to} answers");
+}
+
+#[test]
+fn refusals_are_told_at_once() -> Result<()> {
+    scenario("telemetry_refusals", |lab| {
+        lab.namespace("shop").ambient().create()?;
+        let client = lab.pod("client").namespace("shop").on("n1").create()?;
+        let near = lab.pod("near").namespace("shop").on("n1").create()?;
+        let web = lab.pod("web").namespace("shop").on("n2").create()?;
+        let plain = lab.pod("plain").on("n1").create()?;
+        let strict = lab.pod("strict").namespace("shop").on("n1").create()?;
+        let servers = [&near, &web, &strict];
+        let _apps = servers.map(|it| Server::start(it, 8080, App::Echo));
+        lab.policy(
+            "NetworkPolicy",
+            "shop",
+            "near-nobody",
+            json!({"podSelector": {"matchLabels": {"app": "near"}}, "policyTypes": ["Ingress"]}),
+        )?;
+        lab.policy(
+            "AuthorizationPolicy",
+            "shop",
+            "web-nobody",
+            json!({"selector": {"matchLabels": {"app": "web"}}, "action": "DENY", "rules": [{}]}),
+        )?;
+        lab.peer_authentication("shop", "STRICT")?;
+        lab.settle()?;
+        let lonely = lab
+            .service("lonely")
+            .namespace("shop")
+            .selector("app", "nobody")
+            .port(80, 8080)
+            .create()?;
+        lab.settle()?;
+        let node = lab.node("n1");
+        for family in Family::BOTH {
+            refused(&client, near.at(family, 8080));
+            let parts = [
+                ("/source/workload", "shop/client"),
+                ("/destination/workload", "shop/near"),
+                ("/policy", "NetworkPolicy shop/near-nobody"),
+                ("/flag", "NETWORK_POLICY"),
+                ("/verdict", "denied"),
+            ];
+            told(node, &parts)?;
+
+            refused(&client, web.at(family, 8080));
+            for (node, direction) in [(node, "outbound"), (lab.node("n2"), "inbound")] {
+                let parts = [
+                    ("/direction", direction),
+                    ("/source/identity", "/sa/client"),
+                    ("/destination/workload", "shop/web"),
+                    ("/policy", "AuthorizationPolicy shop/web-nobody"),
+                    ("/flag", "DENY"),
+                ];
+                told(node, &parts)?;
+            }
+
+            refused(&client, lonely.at(family));
+            let parts = [
+                ("/source/workload", "shop/client"),
+                ("/service", "lonely.shop.svc.cluster.local"),
+                ("/reason", "no ready endpoint"),
+                ("/flag", "CONNECT"),
+            ];
+            told(node, &parts)?;
+
+            refused(&client, unknown(&client, family)?);
+            let parts = [
+                ("/source/workload", "shop/client"),
+                (
+                    "/reason",
+                    "no workload and no service has the destination address",
+                ),
+            ];
+            told(node, &parts)?;
+
+            refused(&plain, strict.at(family, 8080));
+            let parts = [
+                ("/source/workload", "default/plain"),
+                ("/destination/workload", "shop/strict"),
+                ("/reason", "plaintext is not taken"),
+                ("/policy", "PeerAuthentication shop/"),
+                ("/hook", "connect"),
+            ];
+            told(node, &parts)?;
+        }
+        Ok(())
+    })
+}
