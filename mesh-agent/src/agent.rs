@@ -31,6 +31,7 @@ use crate::logging::Logging;
 use crate::model::{Event, Identity, Settings, Snapshot};
 use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
+use crate::proxy::Allowed;
 use crate::revocation;
 use crate::telemetry::{self, Counters, Scraper, Telemetry};
 use crate::world::{self, Ending, World};
@@ -123,7 +124,7 @@ pub async fn run(
     };
     let sources = sources(&config, scraper, own);
     let servers = Servers::new(&config, &sources, &ports, logging);
-    let tunnels = sources.tunnels.clone();
+    let (tunnels, allowed) = (sources.tunnels.clone(), sources.connections.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
     let cni = CniServer::bind(&config.cni_socket, commands, snapshots.clone(), counters)?;
     // Before there are threads that give up more: all are to have the same until then.
@@ -133,6 +134,7 @@ pub async fn run(
         &snapshots,
         &certificates,
         tunnels,
+        allowed,
         &telemetry,
     )?;
     carrier.serve(listeners, &mut parts, retired);
@@ -238,6 +240,8 @@ struct Told {
 /// What answers questions about this agent.
 fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
     let (health, certificates) = (scraper.health.clone(), scraper.certificates.clone());
+    let counters = scraper.telemetry.counters.clone();
+    let connections = Arc::new(Allowed::new(scraper.snapshots.clone(), counters));
     admin::Sources {
         snapshots: scraper.snapshots.clone(),
         world: scraper.world.clone(),
@@ -245,6 +249,7 @@ fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
         certificates,
         scraper,
         tunnels: Arc::default(),
+        connections,
         ports: Arc::new(move || told.ports.report()),
         log: Arc::new(move || told.logging.recent()),
         cluster: config.remote_ca.ca_cluster.clone(),

@@ -39,7 +39,8 @@ pub struct Carrier {
 
 impl Carrier {
     /// Starts the threads, one for each processor unless told otherwise, and at most four: more would be more tunnels
-    /// between the same two pods. Their tunnels are listed among those that are `open`.
+    /// between the same two pods. Their tunnels are listed among those that are `open`, their connections among those
+    /// that are `allowed`.
     ///
     /// # Errors
     /// No thread or descriptor is to be had.
@@ -48,6 +49,7 @@ impl Carrier {
         snapshots: &watch::Receiver<Snapshot>,
         certificates: &Arc<Certificates>,
         open: Arc<OpenTunnels>,
+        allowed: Arc<Allowed>,
         telemetry: &Arc<Telemetry>,
     ) -> anyhow::Result<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
@@ -56,7 +58,6 @@ impl Carrier {
         let drained = CancellationToken::new();
         let counters = &telemetry.counters;
         let lanes = lanes(&workers, certificates, &open, &drained, counters);
-        let allowed = Arc::new(Allowed::new(snapshots.clone(), counters.clone()));
         Ok(Self {
             outbound: Outbound::new(
                 snapshots.clone(),

@@ -84,7 +84,12 @@ fn of_a_node_with_a_tunnel() -> Result<()> {
             .as_str()
             .unwrap_or_default();
         assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"), "{pem}");
-        assert!(dump["workloadState"]["Kubernetes//Pod/shop/client"]["state"] == "Up");
+        let state = &dump["workloadState"]["Kubernetes//Pod/shop/client"];
+        assert_eq!(state["state"], "Up");
+        let open = &state["connections"]["outbound"][0];
+        assert_eq!(open["src"], connection.local_addr()?.to_string());
+        assert_eq!(open["originalDst"], web.at(Family::V4).to_string());
+        assert_eq!(open["actualDst"], far.at(Family::V4, 8080).to_string());
 
         lists(n1, n2)?;
         let tunnels =

@@ -23,6 +23,7 @@ use crate::inspect::{policies, trace};
 use crate::listing::{self, About, Tunnels};
 use crate::model::Snapshot;
 use crate::pki::Report;
+use crate::proxy::Allowed;
 use crate::status::{self, Status};
 use crate::telemetry::Scraper;
 use crate::unix_socket;
@@ -57,6 +58,8 @@ pub struct Sources {
     pub certificates: Tell<Vec<Report>>,
     /// The tunnels that are open.
     pub tunnels: Arc<OpenTunnels>,
+    /// The connections that are open.
+    pub connections: Arc<Allowed>,
     /// Tells which HTTP servers serve.
     pub ports: Tell<Vec<status::Port>>,
     /// Tells what was logged last.
@@ -136,6 +139,7 @@ impl Sources {
             cluster: self.cluster.clone(),
             flags: self.flags.clone(),
             certificates: (self.certificates)(),
+            connections: self.connections.open_now(),
         };
         let snapshot = self.snapshots.borrow().clone();
         listing::config_dump(&snapshot, &about)
@@ -236,14 +240,18 @@ mod tests {
         snapshot.apply(Event::Synced);
         let (_publish, snapshots) = watch::channel(snapshot);
         let world = mpsc::channel(1).0;
+        let telemetry = Telemetry::new(snapshots.clone(), "Kubernetes", Arc::default());
+        let connections = Allowed::new(snapshots.clone(), telemetry.counters.clone());
+        let connections = Arc::new(connections);
         let scraper = Scraper {
-            telemetry: Telemetry::new(snapshots.clone(), "Kubernetes", Arc::default()),
+            telemetry,
             snapshots: snapshots.clone(),
             world: world.clone(),
             health: watch::channel(Health::starting("test", 0)).1,
             certificates: Arc::new(Vec::new),
         };
         let sources = Sources {
+            connections,
             snapshots,
             world,
             scraper,

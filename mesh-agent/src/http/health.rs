@@ -1,8 +1,8 @@
 //! `/healthz/ready` and `/healthz/live`.
 
 use std::fmt::Write;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use serde::Serialize;
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Answer, Asked, Endpoints};
+use crate::clock;
 use crate::status::{Problem, Source};
 use crate::world::Command;
 
@@ -18,6 +19,8 @@ pub struct Health {
     node: String,
     world: mpsc::Sender<Command>,
     source: Arc<dyn Fn() -> Option<Source> + Send + Sync>,
+    /// What kept it from serving when the owner of the world was asked last, and when that was.
+    last: Mutex<Option<(Instant, Vec<Problem>)>>,
 }
 
 /// The answer for programs.
@@ -39,6 +42,7 @@ impl Health {
             node: node.to_owned(),
             world,
             source,
+            last: Mutex::default(),
         }
     }
 
@@ -52,11 +56,12 @@ impl Health {
                 remedy: "wait for the next one".to_owned(),
             }];
         }
+        let now = clock::now();
         let Ok(Ok(mut pending)) = timeout(PATIENCE, told).await else {
-            return vec![Problem {
-                what: "the agent is busy".to_owned(),
-                remedy: "ask again; if it stays so, see its log".to_owned(),
-            }];
+            // While it compiles policy, say, it serves as it did.
+            let last = self.last().clone();
+            let last = last.filter(|(at, _)| now.saturating_duration_since(*at) < BUSY);
+            return last.map_or_else(busy, |(_, pending)| pending);
         };
         // A world that cannot be told is what all else waits for.
         if !pending.is_empty()
@@ -67,7 +72,12 @@ impl Health {
                 remedy: "mend what it says, if anything".to_owned(),
             });
         }
+        *self.last() = Some((now, pending.clone()));
         pending
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(Instant, Vec<Problem>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ready(&self, asked: &Asked) -> Answer {
@@ -108,5 +118,14 @@ impl Endpoints for Health {
     }
 }
 
+fn busy() -> Vec<Problem> {
+    vec![Problem {
+        what: "the agent is busy".to_owned(),
+        remedy: "ask again; if it stays so, see its log".to_owned(),
+    }]
+}
+
 /// How long the owner of the world may take: the kubelet's probes wait a second.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// How long it may be busy before it is held to serve no more.
+const BUSY: Duration = Duration::from_mins(1);

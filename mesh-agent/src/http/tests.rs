@@ -256,6 +256,27 @@ async fn an_agent_that_stops_is_not_ready() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_busy_serves_as_it_did() {
+    let (world, mut asked) = mpsc::channel(4);
+    let health = Health::new("n1", world, Arc::new(|| None));
+    let server = Running::start(health).await;
+    let (status, text) = server.ask("GET", "/healthz/ready", "*/*").await;
+    assert!(status == 503 && text.contains("busy"), "{status} {text}");
+    asked.recv().await.unwrap();
+    let answered = async {
+        let Some(Command::Pending(reply)) = asked.recv().await else {
+            panic!("it is asked");
+        };
+        reply.send(Vec::new()).unwrap();
+        // Held, so that it is not as if the agent stopped.
+        asked
+    };
+    let (ready, _asked) = tokio::join!(server.ask("GET", "/healthz/ready", "*/*"), answered);
+    assert_eq!(ready.0, 200);
+    assert_eq!(server.ask("GET", "/healthz/ready", "*/*").await.0, 200);
+}
+
+#[tokio::test]
 async fn the_log_is_turned_up_by_post_alone() {
     let admin = Admin::new(Arc::new(|| json!({"a": 1})), Logging::detached());
     let server = Running::start(admin).await;

@@ -1,6 +1,7 @@
 //! What the agent knows, as `istioctl ztunnel-config` reads it (`istioctl/pkg/writer/ztunnel/configdump/api.go` of Istio).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -10,8 +11,10 @@ use super::workloads::protocol;
 use crate::model::{self, Key, Snapshot};
 use crate::pki::{Report, Shown};
 use crate::policy::{
-    Action, AuthorizationPolicy, AuthorizationRule, Match, Pattern, Selector, ServiceAccount,
+    Action, AuthorizationPolicy, AuthorizationRule, Direction, Match, Pattern, Selector,
+    ServiceAccount,
 };
+use crate::proxy::Ends;
 
 /// What is dumped besides the world.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,8 @@ pub struct About {
     pub flags: BTreeMap<String, String>,
     /// The node's certificates.
     pub certificates: Vec<Report>,
+    /// The connections that are open.
+    pub connections: Vec<Ends>,
 }
 
 /// The dump, without any key.
@@ -33,9 +38,10 @@ pub fn config_dump(snapshot: &Snapshot, about: &About) -> Value {
     let dumped = pods
         .iter()
         .map(|(it, pod)| workload(snapshot, about, it, pod));
+    let carried = Carried::of(&about.connections);
     let local = pods.iter().filter(|(it, _)| it.is_local() && it.enrolled);
     let state: Map<_, _> = local
-        .map(|(it, pod)| (uid(about, &pod.key), state(snapshot, it, pod)))
+        .map(|(it, pod)| (uid(about, &pod.key), state(snapshot, &carried, it, pod)))
         .collect();
     let services = snapshot.services().map(|it| service(snapshot, about, it));
     let policies = snapshot.authorization_policies();
@@ -98,11 +104,16 @@ fn workload(snapshot: &Snapshot, about: &About, it: &model::Workload, pod: &mode
     })
 }
 
-fn state(snapshot: &Snapshot, it: &model::Workload, pod: &model::Pod) -> Value {
+fn state(
+    snapshot: &Snapshot,
+    carried: &Carried<'_>,
+    it: &model::Workload,
+    pod: &model::Pod,
+) -> Value {
     let is_up = snapshot.is_synced() && !it.addresses.is_empty();
     json!({
         "state": if is_up { "Up" } else { "Pending" },
-        "connections": { "inbound": [], "outbound": [] },
+        "connections": carried.by(&it.addresses),
         "info": {
             "name": &*pod.key.name,
             "namespace": &*pod.key.namespace,
@@ -110,6 +121,46 @@ fn state(snapshot: &Snapshot, it: &model::Workload, pod: &model::Pod) -> Value {
             "serviceAccount": &*pod.service_account,
         },
     })
+}
+
+/// Connections by the address of the local pod: that opened them, and that they lead to.
+#[derive(Default)]
+struct Carried<'a> {
+    outbound: HashMap<IpAddr, Vec<&'a Ends>>,
+    inbound: HashMap<IpAddr, Vec<&'a Ends>>,
+}
+
+impl<'a> Carried<'a> {
+    fn of(connections: &'a [Ends]) -> Self {
+        let mut carried = Self::default();
+        for it in connections {
+            // Who judges egress has the opener here, who judges ingress the other end.
+            for direction in it.directions {
+                let (of, address) = match direction {
+                    Direction::Egress => (&mut carried.outbound, it.source.ip()),
+                    Direction::Ingress => (&mut carried.inbound, it.destination.ip()),
+                };
+                of.entry(address).or_default().push(it);
+            }
+        }
+        carried
+    }
+
+    fn by(&self, addresses: &[IpAddr]) -> Value {
+        let connection = |it: &&Ends| {
+            json!({
+                "src": it.source.to_string(),
+                "originalDst": it.asked.to_string(),
+                "actualDst": it.destination.to_string(),
+                "protocol": if it.is_tunnelled { "HBONE" } else { "TCP" },
+            })
+        };
+        let of = |all: &HashMap<IpAddr, Vec<&Ends>>| {
+            let found = addresses.iter().filter_map(|it| all.get(it));
+            found.flatten().map(connection).collect::<Value>()
+        };
+        json!({ "inbound": of(&self.inbound), "outbound": of(&self.outbound) })
+    }
 }
 
 fn service(snapshot: &Snapshot, about: &About, it: &model::Service) -> Value {

@@ -8,6 +8,8 @@ use crate::inspect::{End, Problem};
 use crate::model::tests::attached;
 use crate::model::{Event, Settings, Snapshot};
 use crate::pki;
+use crate::policy::Direction;
+use crate::proxy::Ends;
 
 const WORLD: &str = "
 {apiVersion: v1, kind: Node, metadata: {name: here, labels: {topology.kubernetes.io/zone: z1}}, spec: {podCIDRs: [10.0.0.0/24]}, status: {addresses: [{type: InternalIP, address: 192.0.2.8}]}}
@@ -129,6 +131,14 @@ fn istios_tools_find_what_they_look_for() {
     let about = About {
         cluster: "Kubernetes".to_owned(),
         certificates: vec![report()],
+        connections: vec![Ends {
+            source: "10.0.0.1:40000".parse().unwrap(),
+            asked: "10.96.0.9:80".parse().unwrap(),
+            identity: None,
+            destination: "10.1.0.1:8080".parse().unwrap(),
+            directions: &[Direction::Egress],
+            is_tunnelled: true,
+        }],
         ..About::default()
     };
     let dump = config_dump(&world(), &about);
@@ -177,6 +187,11 @@ fn istios_tools_find_what_they_look_for() {
         (&state["state"], &state["info"]["name"]),
         (&json!("Up"), &json!("a"))
     );
+    let outbound = json!([{
+        "src": "10.0.0.1:40000", "originalDst": "10.96.0.9:80", "actualDst": "10.1.0.1:8080", "protocol": "HBONE",
+    }]);
+    let connections = json!({ "inbound": [], "outbound": outbound });
+    assert_eq!(state["connections"], connections);
     assert!(!dump.to_string().contains("PRIVATE KEY"));
 }
 

@@ -3,7 +3,7 @@
 //! What is no longer allowed is reset at once; what still is never notices.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,17 +15,21 @@ use crate::model::{Identity, Snapshot};
 use crate::policy::{Connection, Destination, Direction, IpProtocol, Source, Verdict, evaluate};
 use crate::telemetry::Counters;
 
-/// What policy has to know of a connection.
+/// What policy has to know of a connection, and where it was to go.
 #[derive(Clone, Debug)]
-pub(super) struct Ends {
-    /// The opener's address.
-    pub(super) source: IpAddr,
+pub struct Ends {
+    /// The opener's address; of one from another node, the tunnel's.
+    pub source: SocketAddr,
+    /// The address that was connected to.
+    pub asked: SocketAddr,
     /// The opener's identity, if it is proved.
-    pub(super) identity: Option<Identity>,
+    pub identity: Option<Identity>,
     /// Where it ends, after a service's address was translated.
-    pub(super) destination: SocketAddr,
+    pub destination: SocketAddr,
     /// The ends that are this node's to judge.
-    pub(super) directions: &'static [Direction],
+    pub directions: &'static [Direction],
+    /// Whether it is a stream of a tunnel.
+    pub is_tunnelled: bool,
 }
 
 impl Ends {
@@ -38,8 +42,8 @@ impl Ends {
                     direction: *direction,
                     protocol: IpProtocol::Tcp,
                     source: Source {
-                        address: self.source,
-                        workload: snapshot.workload_by_addr(self.source).map(|it| &**it),
+                        address: self.source.ip(),
+                        workload: snapshot.workload_by_addr(self.source.ip()).map(|it| &**it),
                         identity: self.identity.as_ref(),
                     },
                     destination: Destination {
@@ -118,6 +122,15 @@ impl Allowed {
             None => Ok(admission),
             Some(denied) => Err(denied),
         }
+    }
+
+    /// Every connection that is open, in no order.
+    pub fn open_now(&self) -> Vec<Ends> {
+        let open = self.open();
+        open.by_number
+            .values()
+            .map(|(ends, _)| ends.clone())
+            .collect()
     }
 
     /// Judges every open connection again at each change of the world, until shutdown.

@@ -329,10 +329,12 @@ async fn reach(
     let address = route::inbound(snapshot, request.local.ip(), owner, &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), Failure::new(Flag::Connect, rejection)))?;
     let ends = Ends {
-        source: request.remote.ip(),
+        source: request.remote,
+        asked: request.local,
         identity: Some(request.peer.clone()),
         destination: address,
         directions: &[Direction::Ingress],
+        is_tunnelled: true,
     };
     let admission = allowed.admit(&ends).map_err(|denied| {
         let Denied(direction, verdict) = denied.clone();

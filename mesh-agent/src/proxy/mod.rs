@@ -11,7 +11,7 @@ mod reach;
 pub mod socket;
 mod workers;
 
-pub use allowed::Allowed;
+pub use allowed::{Allowed, Ends};
 pub use inbound::Inbound;
 pub use outbound::{Lane, Outbound};
 pub use reach::TransparentDial;

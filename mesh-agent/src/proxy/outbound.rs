@@ -167,10 +167,12 @@ impl Outbound {
 
     fn denied_there(&self, log: &Connection) -> Option<Denied> {
         let ends = Ends {
-            source: log.source.ip(),
+            source: log.source,
+            asked: log.destination,
             identity: log.source_identity.clone(),
             destination: log.hbone?,
             directions: &[policy::Direction::Ingress],
+            is_tunnelled: true,
         };
         ends.denied(&self.world.borrow())
     }

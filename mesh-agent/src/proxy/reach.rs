@@ -162,10 +162,12 @@ fn ends(route: &Route, client: SocketAddr, log: &Connection) -> Result<Ends, Fai
         Route::Plain { address, .. } => (*address, None, FAR),
     };
     Ok(Ends {
-        source: client.ip(),
+        source: client,
+        asked: log.destination,
         identity,
         destination,
         directions,
+        is_tunnelled: matches!(route, Route::Tunnel { .. }),
     })
 }
 
