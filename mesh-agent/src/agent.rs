@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, AdminServer};
+use crate::allocator;
 use crate::args::Run;
 use crate::attachments::Store;
 use crate::carrier::{Carrier, Listeners};
@@ -151,6 +152,8 @@ pub async fn run(
     let mut log = JoinSet::new();
     log.spawn(telemetry.run(stopped.clone()));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
+    let trim = allocator::run(snapshots.clone(), shutdown.clone());
+    parts.spawn(part(trim));
     parts.spawn(part(prefetch(snapshots, certificates, stopped.clone())));
     parts.spawn(part(revoker.run(stopped.clone())));
     parts.spawn(part(world.run(told, asked, ownership, ending.clone())));

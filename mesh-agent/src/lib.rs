@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod agent;
+mod allocator;
 pub mod args;
 pub mod attachments;
 pub mod authority;

@@ -3,17 +3,21 @@
 //! Invariant: a snapshot is published before the maps follow it. The agent may know of an enrolment before the kernel
 //! captures for it, never the other way round: a captured connection is always decided on a world that has its reasons.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mesh_common::addr::Addr;
 use mesh_common::cni::{Attachment, Reason, Refusal, Wiring};
 use mesh_common::maps::Slot;
+use mesh_common::traffic::{TrafficKey, Way};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,7 +28,7 @@ use crate::attachments::{self, Record, Store};
 use crate::causes::causes;
 use crate::clock;
 use crate::dataplane::plan::{Interface, Interfaces};
-use crate::dataplane::{self, Dataplane};
+use crate::dataplane::{self, Carried, Dataplane};
 use crate::handover::{Followed, Ownership};
 use crate::ipam::Ipam;
 use crate::model::{Attached, Change, Event, Snapshot};
@@ -32,12 +36,15 @@ use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
 use crate::status::{self, Addresses, Map, Node, Problem};
-use crate::telemetry::{Counters, Measured};
+use crate::telemetry::{Carriage, Counters, Direction, Measured, Pair, Totals};
 
 /// How often the world looks after what no event tells.
 const TICK: Duration = Duration::from_secs(1);
 /// Events that are applied before the result is published.
 const BATCH: usize = 1024;
+
+/// Totals of pods that are gone, kept until somebody asks for metrics.
+const DEPARTED: usize = 4096;
 
 /// MTU of an uplink that names none.
 const ETHERNET_MTU: u32 = 1500;
@@ -155,6 +162,8 @@ pub struct World {
     /// Whether this agent was told to stop: the kernel is the next one's.
     draining: bool,
     counters: Arc<Counters>,
+    /// What pods have carried that are gone, since somebody asked.
+    departed: Vec<(Pair, Totals)>,
 }
 
 impl World {
@@ -190,6 +199,7 @@ impl World {
             failures: 0,
             draining: false,
             counters: Arc::default(),
+            departed: Vec::new(),
         };
         let links: HashMap<_, _> = world
             .network
@@ -340,6 +350,8 @@ impl World {
         }
         let published = clock::now();
         self.published.send_replace(self.snapshot.clone());
+        let counters = &self.counters;
+        counters.published.store(clock::unix_seconds(), Relaxed);
         // Half a world would take pods out of the maps that a whole one has.
         if self.draining || !self.snapshot.is_synced() {
             return;
@@ -667,6 +679,12 @@ impl World {
     /// Takes an attachment out of the world and of the kernel; its addresses stay taken.
     async fn forget(&mut self, record: &Record) {
         self.unwire(&record.host_ifname).await;
+        if let Some(index) = self.interfaces.get(&record.attachment).map(|it| it.index) {
+            let last = self.traffic(|other| other == index);
+            // Whoever asks for metrics takes them away.
+            let room = DEPARTED.saturating_sub(self.departed.len());
+            self.departed.extend(last.into_iter().take(room));
+        }
         let interface = self.interfaces.remove(&record.attachment);
         self.apply([Event::Detached(record.attachment.clone())].into_iter())
             .await;
@@ -809,9 +827,55 @@ impl World {
         maps.into_iter().map(map).collect()
     }
 
+    /// What the kernel has carried by itself, of pods at interfaces that are asked for.
+    fn traffic(&self, of: impl Fn(u32) -> bool) -> Vec<(Pair, Totals)> {
+        let carried = self.dataplane.traffic().unwrap_or_else(|error| {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "what the kernel has carried cannot be read"
+            );
+            BTreeMap::new()
+        });
+        let interfaces = self.interfaces.iter();
+        let pods: HashMap<u32, _> = interfaces
+            .filter_map(|(attachment, interface)| {
+                let pod = self.snapshot.workload_by_attachment(attachment)?;
+                of(interface.index).then_some((interface.index, pod))
+            })
+            .collect();
+        let pair = |(key, carried): (TrafficKey, Carried)| {
+            let pod = Some((*pods.get(&key.ifindex)?).clone());
+            let peer = Some(key.peer).filter(|it| *it != Addr::NONE);
+            let peer = peer.map(IpAddr::from);
+            let known = peer.and_then(|it| self.snapshot.workload_by_addr(it).cloned());
+            let (carriage, direction) = match key.way {
+                way if way == Way::Local as u32 => (Carriage::SameNode, Direction::Outbound),
+                way if way == Way::PlainFromPod as u32 => (Carriage::Plain, Direction::Outbound),
+                _ => (Carriage::Plain, Direction::Inbound),
+            };
+            let (source, destination) = match direction {
+                Direction::Outbound => (pod, known),
+                Direction::Inbound => (known, pod),
+            };
+            let pair = Pair {
+                interface: key.ifindex,
+                peer,
+                source,
+                destination,
+                carriage,
+                direction,
+            };
+            Some((pair, carried.into()))
+        };
+        carried.into_iter().filter_map(pair).collect()
+    }
+
     /// What cannot be read is absent.
-    fn measure(&self) -> Measured {
+    fn measure(&mut self) -> Measured {
+        let mut traffic = mem::take(&mut self.departed);
+        traffic.extend(self.traffic(|_| true));
         Measured {
+            traffic,
             packets: self.dataplane.packets().unwrap_or_default(),
             maps: self.maps(),
             is_behind: self.behind,

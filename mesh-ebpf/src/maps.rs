@@ -23,6 +23,7 @@ use mesh_common::policy::Policies;
 use mesh_common::steer::World;
 use mesh_common::traffic::{Record, Traffic, TrafficKey, state};
 use mesh_common::verdict::COUNTERS as COUNTER_COUNT;
+use zerocopy::transmute_ref;
 
 #[map]
 pub(crate) static CLASSES: LpmTrie<ClassKey, u32> = LpmTrie::pinned(524_288, BPF_F_NO_PREALLOC);
@@ -38,8 +39,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
 /// Pinned by the agent, as a map that is declared by BTF is not by itself.
 #[btf_map]
 static FLOWS: HashOfMaps<u32, FlowTable, 4_097> = HashOfMaps::new();
-/// Those of the agent are of different sizes.
-type FlowTable = LruHashMap<FlowKey, Record, { OWN_FLOWS as usize }>;
+/// Those of the agent are of different sizes, and of types that the kernel is not told. From 5.15 to 6.1 it takes them for
+/// the same only if the one declared here has no structure as its value, in which a timer could be.
+type FlowTable = LruHashMap<FlowKey, Words, { OWN_FLOWS as usize }>;
+/// A [`Record`].
+type Words = [u64; size_of::<Record>() / 8];
 #[map]
 pub(crate) static TRAFFIC: HashMap<TrafficKey, Traffic> =
     HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
@@ -165,7 +169,8 @@ pub(crate) fn find(key: &FlowKey) -> Option<*mut Record> {
 
 #[inline(always)]
 fn in_table(table: u32, key: &FlowKey) -> Option<*mut Record> {
-    flows(table)?.get_ptr_mut(key)
+    let words: *mut Words = flows(table)?.get_ptr_mut(key)?;
+    Some(words.cast())
 }
 
 /// A pod's table of flows, or that of all.
@@ -199,7 +204,8 @@ pub(crate) fn record(key: &FlowKey, record: &mut Record) -> bool {
 
 #[inline(always)]
 fn insert(table: u32, key: &FlowKey, record: &Record) -> bool {
-    flows(table).is_some_and(|flows| flows.insert(key, record, BPF_ANY.into()).is_ok())
+    let words: &Words = transmute_ref!(record);
+    flows(table).is_some_and(|flows| flows.insert(key, words, BPF_ANY.into()).is_ok())
 }
 
 /// Forgets a flow.

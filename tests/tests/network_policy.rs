@@ -14,6 +14,7 @@ use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::pod::Pod;
 use mesh_tests::reach::Reach::{Open, Refused, Silent};
 use mesh_tests::reach::{UdpEcho, ping, tcp, udp};
+use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
 use serde_json::json;
 
@@ -44,20 +45,18 @@ fn only_8080_from_b() -> Result<()> {
         enrol(&[&pods.web])?;
         pods.judge("all enrolled again", 0, 10)?;
 
-        let log = lab.node("n2").agent().log();
         let told = |line: &&str| {
-            line.contains("direction=\"inbound\"") && line.contains("only-8080-from-b")
+            ["error=", "direction=\"inbound\"", "only-8080-from-b"]
+                .iter()
+                .all(|it| line.contains(it))
         };
-        let refused = log
-            .lines()
-            .filter(|line| line.contains("error="))
-            .filter(told)
-            .count();
-        assert_eq!(
-            refused,
-            2 * 10,
-            "refusals at the end of a tunnel name the policy"
-        );
+        let refused = || lab.node("n2").agent().log().lines().filter(told).count();
+        eventually(
+            "refusals at the end of a tunnel name the policy",
+            SOON,
+            || Ok(refused() >= 2 * 10),
+        )?;
+        assert_eq!(refused(), 2 * 10, "and no more");
 
         lab.remove_policy(KIND, "shop", "only-8080-from-b")?;
         pods.all_open(&[8080, 8081, 9090])

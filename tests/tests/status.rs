@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::lab::{Lab, scenario_with};
 use mesh_tests::node::Node;
+use mesh_tests::wait::{SOON, eventually};
 use serde_json::Value;
 
 #[test]
@@ -54,10 +55,12 @@ fn of_a_node_that_is_not_told() -> Result<()> {
 }
 
 fn problem(node: &Node, what: &str) -> Result<()> {
-    let (code, status) = node.status()?;
-    let problem = status["problems"][0]["what"]
-        .as_str()
-        .context("a problem")?;
-    assert!(code == 1 && problem.contains(what), "{code} {problem}");
-    Ok(())
+    // The kernel lets go of a program a moment after its pin is gone.
+    eventually(what, SOON, || {
+        let (code, status) = node.status()?;
+        let problem = status["problems"][0]["what"].as_str();
+        let problem = problem.context("no problem is told")?;
+        ensure!(code == 1 && problem.contains(what), "{code} {problem}");
+        Ok(true)
+    })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -56,15 +57,16 @@ fn counts(node: &Node, reporter: &str) -> Result<[u64; 5]> {
         "connection_security_policy=\"mutual_tls\"",
         "mesh_carriage=\"tunnel\"",
     ];
-    Ok([
-        "istio_tcp_connections_opened_total",
-        "istio_tcp_connections_closed_total",
-        "istio_tcp_sockets_open",
-        "istio_tcp_received_bytes_total",
-        "istio_tcp_sent_bytes_total",
-    ]
-    .map(|name| metrics.sum(name, &labels)))
+    Ok(COUNTS.map(|name| metrics.sum(name, &labels)))
 }
+
+const COUNTS: [&str; 5] = [
+    "istio_tcp_connections_opened_total",
+    "istio_tcp_connections_closed_total",
+    "istio_tcp_sockets_open",
+    "istio_tcp_received_bytes_total",
+    "istio_tcp_sent_bytes_total",
+];
 
 /// Sends so many bytes and reads them back, until the end.
 fn exchange(client: &Pod<'_>, to: SocketAddr) -> Result<()> {
@@ -120,6 +122,13 @@ fn metrics_are_exact_at_both_ends() -> Result<()> {
         assert!(metrics.sum("mesh_tunnels_opened_total", &outbound) >= 1);
         assert!(metrics.sum("mesh_packets_total", &["hook=\"from_pod\""]) > CONNECTIONS);
         assert!(metrics.sum("mesh_certificate_expiry_timestamp_seconds", &[]) > 0);
+        for own in [
+            "process_open_fds",
+            "process_max_fds",
+            "process_resident_memory_bytes",
+        ] {
+            assert!(metrics.sum(own, &[]) > 0, "no {own}");
+        }
         let adds = ["verb=\"ADD\"", "outcome=\"ok\""];
         assert_eq!(
             metrics.sum("mesh_cni_call_duration_seconds_count", &adds),
@@ -127,6 +136,87 @@ fn metrics_are_exact_at_both_ends() -> Result<()> {
         );
         log_is_switched(lab, &client, to)
     })
+}
+
+#[test]
+fn what_the_kernel_carries_is_exact() -> Result<()> {
+    scenario("telemetry_kernel", |lab| {
+        lab.namespace("shop").ambient().create()?;
+        let client = lab.pod("client").namespace("shop").on("n1").create()?;
+        let web = lab.pod("web").namespace("shop").on("n1").create()?;
+        let plain = lab.pod("plain").on("n2").create()?;
+        let _app = Server::start(&web, 8080, App::Echo)?;
+        let _plain = Server::start(&plain, 8080, App::Echo)?;
+        lab.settle()?;
+        let node = lab.node("n1");
+        for family in Family::BOTH {
+            // Within the node; out of the mesh; into it.
+            let ways = [
+                (&client, &web, "same_node"),
+                (&client, &plain, "plain"),
+                (&plain, &web, "plain"),
+            ];
+            for (from, to, way) in ways {
+                is_exact(node, from, (to, to.at(family, 8080)), way)
+                    .with_context(|| format!("{way} to {}, {family:?}", to.name()))?;
+            }
+        }
+        // Nobody listens there.
+        let nobody = web.at(Family::V4, 81);
+        assert!(client.connect(nobody).is_err(), "{nobody} answers");
+        let failed = "istio_tcp_connections_failed_total";
+        let labels = ["mesh_carriage=\"same_node\"", "response_flags=\"CONNECT\""];
+        eventually("it is told", SOON, || {
+            Ok(Metrics::of(node)?.sum(failed, &labels) == 2)
+        })?;
+        // What a pod has carried is told once more when it is gone.
+        let labels = ["mesh_carriage=\"same_node\"", "reporter=\"source\""];
+        exchange(&client, web.at(Family::V4, 8080))?;
+        let expected = 2 * (CONNECTIONS * BYTES + 16) + BYTES;
+        client.delete()?;
+        let sum = Metrics::of(node)?.sum("istio_tcp_received_bytes_total", &labels);
+        assert_eq!(sum, expected, "of a pod that is gone");
+        Ok(())
+    })
+}
+
+/// Connections of a pod with another by a way, one of which stays open for a while, are told as they are.
+fn is_exact(
+    node: &Node,
+    from: &Pod<'_>,
+    (to, address): (&Pod<'_>, SocketAddr),
+    way: &str,
+) -> Result<()> {
+    let labels = [
+        format!("source_workload=\"{}\"", from.name()),
+        format!("destination_workload=\"{}\"", to.name()),
+        format!("mesh_carriage=\"{way}\""),
+    ];
+    let labels = labels.each_ref().map(String::as_str);
+    // Both ends of a short cut are of this node.
+    let reporters = if way == "same_node" { 2 } else { 1 };
+    let counts = || -> Result<[u64; 5]> {
+        let metrics = Metrics::of(node)?;
+        Ok(COUNTS.map(|name| metrics.sum(name, &labels) / reporters))
+    };
+    let before = counts()?;
+    let since = || -> Result<[u64; 5]> {
+        let mut now = counts()?;
+        now.iter_mut().zip(before).for_each(|(it, before)| *it -= before);
+        Ok(now)
+    };
+    let long = from.connect(address)?;
+    echoes(&long, b"while it is open")?;
+    assert_eq!(since()?, [1, 0, 1, 16, 16]);
+    for _ in 0..CONNECTIONS {
+        exchange(from, address)?;
+    }
+    drop(long);
+    let all = CONNECTIONS + 1;
+    let bytes = CONNECTIONS * BYTES + 16;
+    eventually("all have ended", SOON, || Ok(since()?[1] == all))?;
+    assert_eq!(since()?, [all, all, 0, bytes, bytes]);
+    Ok(())
 }
 
 /// The access log tells of nothing, then of another namespace alone, then of all.
@@ -140,7 +230,13 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
     )?;
     for words in [&["log", "--off"][..], &["log", "--namespace", "bank"]] {
         node.netns().output(&mut node.command(words))?;
+        let closed = counts(node, "source")?[1];
         exchange(client, to)?;
+        eventually("it has ended", SOON, || {
+            Ok(counts(node, "source")?[1] == closed + 1)
+        })?;
+        // The log's writer follows within moments.
+        sleep(AT_ONCE / 10);
     }
     node.netns().output(&mut node.command(&["log", "--all"]))?;
     exchange(client, to)?;

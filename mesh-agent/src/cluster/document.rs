@@ -86,44 +86,36 @@ pub enum Error {
 /// The first thing that is wrong with it.
 pub fn read(text: &str, syntax: Syntax) -> Result<Contents, Error> {
     let mut contents = Contents::default();
-    for (index, value) in values(text, syntax)?.into_iter().enumerate() {
-        let document = index + 1;
-        contents.add(
-            Item {
-                document,
-                path: String::new(),
-                value,
-            },
-            None,
-        )?;
+    // One document after the other: as values, all of them take many times what is kept of them.
+    match syntax {
+        Syntax::Yaml => {
+            let values = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+            for (document, value) in (1..).zip(values) {
+                let value = value.map_err(|source| Error::Yaml { document, source })?;
+                contents.add_document(document, value)?;
+            }
+        }
+        Syntax::Json => {
+            let values = serde_json::Deserializer::from_str(text).into_iter();
+            for (document, value) in (1..).zip(values) {
+                let value = value.map_err(|source| Error::Json { document, source })?;
+                contents.add_document(document, value)?;
+            }
+        }
     }
     Ok(contents)
 }
 
-fn values(text: &str, syntax: Syntax) -> Result<Vec<Value>, Error> {
-    let mut values = Vec::new();
-    match syntax {
-        Syntax::Yaml => {
-            for (index, it) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-                let document = index + 1;
-                let value = Value::deserialize(it);
-                values.push(value.map_err(|source| Error::Yaml { document, source })?);
-            }
-        }
-        Syntax::Json => {
-            for (index, it) in serde_json::Deserializer::from_str(text)
-                .into_iter()
-                .enumerate()
-            {
-                let document = index + 1;
-                values.push(it.map_err(|source| Error::Json { document, source })?);
-            }
-        }
-    }
-    Ok(values)
-}
-
 impl Contents {
+    fn add_document(&mut self, document: usize, value: Value) -> Result<(), Error> {
+        let item = Item {
+            document,
+            path: String::new(),
+            value,
+        };
+        self.add(item, None)
+    }
+
     /// Adds an object, or the items of a list; those of a typed list may leave out their kind.
     fn add(&mut self, item: Item, of_list: Option<(&str, &str)>) -> Result<(), Error> {
         if item.value.is_null() {

@@ -92,6 +92,32 @@ status:
 }
 
 #[test]
+fn what_made_a_pod() {
+    let owner = |kind: &str, name: &str, labels: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a, labels: {{{labels}}}, ownerReferences: [\
+             {{apiVersion: x, uid: y, kind: {kind}, name: {name}, controller: true}}]}}}}"
+        );
+        let Object::Pod(it) = one(&text) else {
+            panic!()
+        };
+        it.workload_name().to_owned()
+    };
+    let check = |kind, name, labels, expect| assert_eq!(owner(kind, name, labels), expect);
+    check("ReplicaSet", "web-5d4f", "pod-template-hash: 5d4f", "web");
+    check("ReplicaSet", "web-5d4f", "", "web-5d4f");
+    check("ReplicaSet", "x5d4f", "pod-template-hash: 5d4f", "x5d4f");
+    check("StatefulSet", "db", "", "db");
+    check("Job", "backup-28934567", "", "backup");
+    check("Job", "migrate-2", "", "migrate-2");
+    check("Job", "'28934567'", "", "28934567");
+    let Object::Pod(alone) = one("{apiVersion: v1, kind: Pod, metadata: {name: a}}") else {
+        panic!()
+    };
+    assert_eq!(alone.workload_name(), "a");
+}
+
+#[test]
 fn least_pod() {
     let Object::Pod(it) =
         one("{apiVersion: v1, kind: Pod, metadata: {name: a, creationTimestamp: null}}")

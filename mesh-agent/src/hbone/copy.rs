@@ -93,47 +93,36 @@ pub enum Broken {
     Memory(#[source] TooMuch),
 }
 
-/// Copies both ways until both have ended, one breaks, or `revoked` is cancelled.
-///
-/// FIN and `END_STREAM` become each other, each direction by itself. A failure resets the other side: `RST_STREAM`
-/// with `CONNECT_ERROR`, or a TCP RST. So does dropping the future. Memory is bounded by the stream's window towards
-/// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel, for as long as that has room for it;
-/// an idle connection holds no buffer.
-pub fn copy(
-    tcp: TcpStream,
-    stream: Stream,
-    progress: &Progress,
-    revoked: &CancellationToken,
-) -> impl Future<Output = Transfer> {
-    // Made outside of the future, which would otherwise have room for the parameters and for the pair.
-    let mut pair = Pair::new(tcp, stream);
-    async move { pair.copy(progress, revoked).await }
-}
-
 /// The two connections of a copy; reset when dropped before both directions have ended.
-pub(super) struct Pair {
+pub struct Pair {
     tcp: TcpStream,
     stream: Stream,
 }
 
 impl Pair {
-    pub(super) fn new(tcp: TcpStream, stream: Stream) -> Self {
+    /// An application's connection and the stream that is to carry it.
+    pub fn new(tcp: TcpStream, stream: Stream) -> Self {
         // Small writes must not wait for acknowledgements. A socket on which this fails will fail the copy, too.
         let _ = tcp.set_nodelay(true);
         Self { tcp, stream }
     }
 
-    /// As [`copy`].
-    pub(super) async fn copy(
-        &mut self,
-        progress: &Progress,
-        revoked: &CancellationToken,
-    ) -> Transfer {
-        let outgoing = outgoing(&self.tcp, &mut self.stream.send, progress);
-        let incoming = incoming(&self.tcp, &mut self.stream.recv, progress);
+    /// Copies both ways until both have ended, one breaks, or `revoked` is cancelled.
+    ///
+    /// FIN and `END_STREAM` become each other, each direction by itself. A failure resets the other side: `RST_STREAM`
+    /// with `CONNECT_ERROR`, or a TCP RST. So does dropping the pair. Memory is bounded by the stream's window towards
+    /// TCP, and by [`Limits::send_buffer`](super::Limits::send_buffer) towards the tunnel, for as long as that has room for
+    /// it; an idle connection holds no buffer.
+    pub async fn copy(&mut self, progress: &Progress, revoked: &CancellationToken) -> Transfer {
+        let Self { tcp, stream } = self;
+        let Stream { send, recv, .. } = stream;
+        // Made where they are polled: a future that is moved into another has room in both.
+        let both = async {
+            tokio::try_join!(outgoing(tcp, send, progress), incoming(tcp, recv, progress))
+        };
         let outcome = tokio::select! {
-            both = async { tokio::try_join!(outgoing, incoming) } => both.map(|((), ())| ()),
-            error = failure(&self.tcp) => Err(Broken::Tcp(error)),
+            both = both => both.map(|((), ())| ()),
+            error = failure(tcp) => Err(Broken::Tcp(error)),
             () = revoked.cancelled() => Err(Broken::Revoked),
         };
         self.stream.ended = outcome.is_ok();
@@ -177,10 +166,16 @@ async fn outgoing(
     let mut turn = Turn::default();
     loop {
         turn.next().await;
-        tokio::select! {
-            biased;
-            reset = poll_fn(|cx| send.poll_reset(cx)) => return reset.map_err(Broken::Tunnel).and_then(ended_by),
-            ready = tcp.readable() => ready.map_err(Broken::Tcp)?,
+        // Polled, as a future that waits for a socket is larger than all else here.
+        let reset = poll_fn(|cx| match send.poll_reset(cx) {
+            Poll::Ready(reset) => Poll::Ready(reset.map(Some).map_err(Broken::Tunnel)),
+            Poll::Pending => tcp
+                .poll_read_ready(cx)
+                .map_ok(|()| None)
+                .map_err(Broken::Tcp),
+        });
+        if let Some(reason) = reset.await? {
+            return ended_by(reason);
         }
         let Some(room) = room(send, reads.size()).await? else {
             return Ok(());

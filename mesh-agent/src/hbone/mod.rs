@@ -26,7 +26,7 @@ mod tests;
 
 pub use client::{Dialled, Observer, Opened, Pool};
 pub use connect::{ConnectHead, ConnectRequest, Refusal};
-pub use copy::{Broken, Progress, Transfer, copy};
+pub use copy::{Broken, Pair, Progress, Transfer};
 pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};
 pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};

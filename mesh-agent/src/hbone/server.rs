@@ -44,7 +44,7 @@ pub trait Accept: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Upstream<Self::Connection>, Refusal>> + Send;
 
     /// A stream that was accepted has ended.
-    fn finished(&self, request: ConnectRequest, connection: Self::Connection, transfer: Transfer);
+    fn finished(&self, connection: Self::Connection, transfer: Transfer);
 }
 
 /// An application that has accepted.
@@ -53,7 +53,7 @@ pub struct Upstream<C> {
     pub tcp: TcpStream,
     /// What the client is told about the destination.
     pub baggage: Option<Baggage>,
-    /// Counts the bytes; keep a clone to read them while the stream is open.
+    /// Counts the bytes.
     pub progress: Arc<Progress>,
     /// Cancelled when the stream is no longer allowed.
     pub revoked: CancellationToken,
@@ -205,18 +205,16 @@ fn is_leave(error: &h2::Error) -> bool {
 }
 
 /// One stream, from its request to the end of its bytes.
-async fn stream<A: Accept>(opening: Pin<Box<impl Future<Output = Option<Open<A>>>>>) {
+async fn stream<A: Accept>(opening: Pin<Box<impl Future<Output = Option<Box<Open<A>>>>>>) {
     if let Some(mut open) = opening.await {
         let transfer = open.pair.copy(&open.progress, &open.revoked).await;
-        open.handler
-            .finished(open.request, open.connection, transfer);
+        open.handler.finished(open.connection, transfer);
     }
 }
 
 /// A stream whose application has accepted and whose client has been told.
 struct Open<A: Accept> {
     handler: Arc<A>,
-    request: ConnectRequest,
     connection: A::Connection,
     progress: Arc<Progress>,
     revoked: CancellationToken,
@@ -229,7 +227,7 @@ async fn open<A: Accept>(
     request: ConnectRequest,
     body: RecvStream,
     mut respond: SendResponse<Bytes>,
-) -> Option<Open<A>> {
+) -> Option<Box<Open<A>>> {
     let connected = tokio::select! {
         biased;
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return None,
@@ -243,14 +241,13 @@ async fn open<A: Accept>(
         }
     };
     match respond.send_response(accepted(upstream.baggage.as_ref()), false) {
-        Ok(send) => Some(Open {
+        Ok(send) => Some(Box::new(Open {
             handler,
-            request,
             connection: upstream.connection,
             progress: upstream.progress,
             revoked: upstream.revoked,
             pair: Pair::new(upstream.tcp, Stream::new(send, body, None)),
-        }),
+        })),
         Err(error) => {
             // Lost at the last moment; fails only if the socket is gone already.
             let _ = upstream.tcp.set_zero_linger();
@@ -259,7 +256,7 @@ async fn open<A: Accept>(
                 received: 0,
                 outcome: Err(Broken::Tunnel(error)),
             };
-            handler.finished(request, upstream.connection, transfer);
+            handler.finished(upstream.connection, transfer);
             None
         }
     }

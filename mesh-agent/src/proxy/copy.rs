@@ -1,5 +1,6 @@
 //! EDGE: bytes between two TCP connections.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
 
@@ -45,7 +46,8 @@ async fn forward(from: &TcpStream, to: &TcpStream, written: impl Fn(usize)) -> i
     let mut turn = Turn::default();
     loop {
         turn.next().await;
-        from.readable().await?;
+        // Polled, as a future that waits for a socket is larger than all else here.
+        poll_fn(|cx| from.poll_read_ready(cx)).await?;
         let mut rest = match reads.read(from, usize::MAX) {
             Ok(bytes) if bytes.is_empty() => break,
             Ok(bytes) => bytes,
@@ -53,7 +55,7 @@ async fn forward(from: &TcpStream, to: &TcpStream, written: impl Fn(usize)) -> i
             Err(error) => return Err(error),
         };
         while !rest.is_empty() {
-            to.writable().await?;
+            poll_fn(|cx| to.poll_write_ready(cx)).await?;
             match to.try_write(&rest) {
                 Ok(length) => {
                     rest.advance(length);

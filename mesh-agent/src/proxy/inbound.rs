@@ -267,7 +267,11 @@ impl Accept for Streams {
             Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request)
                 .await
                 .map(|(tcp, admission)| (tcp, admission, place)),
-            Err(exhausted) => Err((Refusal::Unreachable, Failure::new(Flag::Connect, exhausted))),
+            Err(exhausted) => {
+                let counters = &self.telemetry.counters;
+                counters.exhausted.fetch_add(1, Ordering::Relaxed);
+                Err((Refusal::Unreachable, Failure::new(Flag::Connect, exhausted)))
+            }
         };
         match reached {
             Ok((tcp, admission, place)) => {
@@ -293,7 +297,7 @@ impl Accept for Streams {
         }
     }
 
-    fn finished(&self, _: ConnectRequest, carried: Carried, transfer: Transfer) {
+    fn finished(&self, carried: Carried, transfer: Transfer) {
         carried.open.close(transfer.outcome.err().map(broken));
     }
 }

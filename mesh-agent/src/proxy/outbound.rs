@@ -1,5 +1,6 @@
 //! EDGE: connections that local pods open.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::allowed::{Allowed, Denied, Ends};
+use super::allowed::{Admission, Allowed, Denied, Ends};
 use super::budget::Budget;
 use super::reach::{self, Far, Reached, reach};
 use super::workers::{Handed, Loads};
 use super::{copy, drain, random, socket};
 use crate::clock;
-use crate::hbone::{self, Broken, Memory, Pool, Progress};
+use crate::hbone::{Broken, Memory, Pair, Pool, Progress};
 use crate::model::{Snapshot, Workload};
 use crate::policy;
 use crate::route::{self, Route};
-use crate::telemetry::{Carriage, Connection, Direction, Failure, Flag, Telemetry};
+use crate::telemetry::{self, Carriage, Connection, Direction, Failure, Flag, Telemetry};
 
 /// How long a connection waits for its destination to become known: a pod's first packets may be faster than its object.
 const HOLD: Duration = Duration::from_secs(1);
@@ -87,15 +88,12 @@ impl Outbound {
                 let load = self.loads.claim(here);
                 let worker = &self.lanes[load.worker].worker;
                 let handed = load.hand(here, stream);
+                let memory = place.memory.clone();
+                // Boxed, as an open connection must not go on paying for what opening it took.
+                let opening = Box::pin(outbound.open(handed, source, load.worker, memory));
                 let serving = async move {
-                    match handed.and_then(Handed::take) {
-                        Ok(stream) => {
-                            let memory = place.memory.clone();
-                            outbound.serve(stream, source, load.worker, memory).await;
-                        }
-                        Err(error) => {
-                            warn!(src.addr = %source, %error, "cannot carry a connection");
-                        }
+                    if let Some(open) = opening.await {
+                        open.carry().await;
                     }
                     drop((load, place));
                 };
@@ -105,40 +103,48 @@ impl Outbound {
         .await;
     }
 
-    async fn serve(mut self, stream: TcpStream, source: SocketAddr, worker: usize, memory: Memory) {
+    /// Opens the far side of a connection; none if nothing came of it.
+    async fn open(
+        mut self,
+        handed: io::Result<Handed>,
+        source: SocketAddr,
+        worker: usize,
+        memory: Memory,
+    ) -> Option<Box<Open>> {
+        let taken = handed.and_then(Handed::take);
+        let carried = |error| warn!(src.addr = %source, %error, "cannot carry a connection");
+        let stream = taken.map_err(carried).ok()?;
         // The listener is transparent: the local address is where the pod wanted to go.
-        let Ok(destination) = stream.local_addr() else {
-            return;
-        };
+        let destination = stream.local_addr().ok()?;
         if route::is_own_address(&self.world.borrow(), destination.ip()) {
             debug!(src.addr = %source, dst.addr = %destination, "not captured: reset");
-            return socket::reset(stream);
+            socket::reset(stream);
+            return None;
         }
         let mut log = Connection::new(Direction::Outbound, source, destination, clock::now());
-        // Boxed, as an open connection must not go on paying for what opening it took.
         let lanes = self.lanes.clone();
         let pool = &*lanes[worker].pool;
-        let reached = match Box::pin(self.reach(pool, source, destination, &mut log)).await {
-            Ok(reached) => reached,
+        match self.reach(pool, source, destination, &mut log).await {
+            Ok(Reached { far, admission }) => {
+                let progress = Arc::new(Progress::counted(memory));
+                let between = match far {
+                    Far::Tunnel(tunnel) => Between::Tunnel(Pair::new(stream, tunnel)),
+                    Far::Endpoint(endpoint) => Between::Endpoint(stream, endpoint),
+                };
+                Some(Box::new(Open {
+                    told: self.telemetry.open(Arc::new(log), progress.clone()),
+                    progress,
+                    admission,
+                    between,
+                }))
+            }
             Err(failure) => {
                 socket::reset(stream);
                 let failure = self.failure(&log, failure);
-                return self.telemetry.refuse(log, failure);
+                self.telemetry.refuse(log, failure);
+                None
             }
-        };
-        let Reached { far, admission } = reached;
-        let progress = Arc::new(Progress::counted(memory));
-        let open = self.telemetry.open(Arc::new(log), progress.clone());
-        let outcome = match far {
-            Far::Tunnel(tunnel) => {
-                let transfer = hbone::copy(stream, tunnel, &progress, &admission.revoked).await;
-                transfer.outcome
-            }
-            Far::Endpoint(endpoint) => {
-                copy::splice(stream, endpoint, &progress, &admission.revoked).await
-            }
-        };
-        open.close(outcome.err().map(broken));
+        }
     }
 
     /// A failure with the verdict behind it: this node's, or the one that the other node has come to as this one sees it.
@@ -235,6 +241,35 @@ pub(super) fn broken(broken: Broken) -> Failure {
         Broken::Tcp(_) | Broken::Reset(_) | Broken::Tunnel(_) | Broken::Memory(_) => Flag::Connect,
     };
     Failure::new(flag, broken)
+}
+
+/// A connection whose far side is open.
+struct Open {
+    told: telemetry::Open,
+    progress: Arc<Progress>,
+    admission: Admission,
+    between: Between,
+}
+
+/// What is copied between.
+enum Between {
+    Tunnel(Pair),
+    Endpoint(TcpStream, TcpStream),
+}
+
+impl Open {
+    /// Copies until it has ended, and tells of it.
+    async fn carry(mut self: Box<Self>) {
+        let revoked = &self.admission.revoked;
+        let outcome = match self.between {
+            Between::Tunnel(ref mut pair) => pair.copy(&self.progress, revoked).await.outcome,
+            Between::Endpoint(stream, endpoint) => {
+                let splice = copy::splice(stream, endpoint, &self.progress, revoked);
+                Box::pin(splice).await
+            }
+        };
+        self.told.close(outcome.err().map(broken));
+    }
 }
 
 /// Decides on the latest world; when nobody is known at the destination, once more when somebody is, or at the latest

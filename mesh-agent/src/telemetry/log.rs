@@ -20,7 +20,7 @@ use super::labels::host;
 use crate::clock;
 use crate::model::{Service, Snapshot, Workload};
 
-/// Lines of refusals written in a [`PERIOD`].
+/// Lines of refusals of each kind written in a [`PERIOD`].
 const LINES: u32 = 50;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long records may wait for more, so that not each of them wakes the writer.
@@ -118,8 +118,8 @@ struct Writer {
     next: u64,
     /// Connections that were not refused.
     passed: u64,
-    /// Lines of refusals in this period.
-    written: u32,
+    /// Lines of refusals in this period: of connections, and of packets, neither of which may hide the other.
+    written: [u32; 2],
     suppressed: u64,
     lost: u64,
 }
@@ -148,13 +148,15 @@ impl Writer {
         if record.failure.as_ref().is_some_and(|it| it.is_early) {
             return;
         }
-        if self.written == LINES {
+        let failure = record.failure.as_deref();
+        let packet = failure.and_then(|it| Some((it, it.hook?)));
+        let written = &mut self.written[usize::from(packet.is_some())];
+        if *written == LINES {
             self.suppressed += 1;
             return;
         }
-        self.written += 1;
-        let failure = record.failure.as_deref();
-        match failure.and_then(|it| Some((it, it.hook?))) {
+        *written += 1;
+        match packet {
             Some((failure, (hook, outcome))) => write_packet(record, failure, hook, outcome),
             None => write(record, snapshot),
         }
@@ -172,7 +174,7 @@ impl Writer {
             info!(target: "access", lost = self.lost, "connections not told: too many to write");
             counters.unlogged.fetch_add(self.lost, Ordering::Relaxed);
         }
-        (self.written, self.suppressed, self.lost) = (0, 0, 0);
+        (self.written, self.suppressed, self.lost) = ([0; 2], 0, 0);
     }
 }
 

@@ -4,7 +4,9 @@
 //! written there, and nothing is done for a read. [`Open`] counts; the ring keeps the latest records; [`log`] writes lines
 //! from it; a scrape reads the bytes of what is open.
 
+mod columns;
 pub mod connection;
+mod counters;
 mod flows;
 mod histogram;
 mod labels;
@@ -18,6 +20,8 @@ mod scrape;
 mod series;
 #[cfg(test)]
 mod tests;
+mod totals;
+mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,15 +30,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 pub use connection::{Carriage, Connection, Direction, Event, Failure, Flag, Record};
+pub use counters::{Calls, Counters, Tunnels, Verb};
 pub use flows::{Batch, Filter as Wanted, Flow, Party};
 pub use histogram::Histogram;
 pub(crate) use labels::service_of;
 pub use log::Filter;
-pub use own::{Counters, Measured, State, Verb};
+pub use own::{Measured, State};
 pub use page::Exposition;
 pub use refused::run as refusals;
 pub use scrape::Scraper;
-pub use series::{Pair, Totals};
+pub use totals::{Pair, Totals};
 
 use crate::clock;
 use crate::hbone::Progress;
@@ -130,10 +135,8 @@ impl Telemetry {
         self.refuse(connection, failure);
     }
 
-    /// Takes up what the kernel has counted in all for a pair of workloads, for each end that is of this node.
-    ///
-    /// Totals are absolute and only grow; ones that have shrunk have begun anew. May be called as often as one likes:
-    /// only what was added since is taken over. Pairs whose workloads are gone are forgotten within a minute.
+    /// Takes up what the kernel has counted in all for a pair. May be called as often as one likes: only what was added since
+    /// is taken over.
     pub fn kernel(&self, pair: &Pair, totals: Totals) {
         self.with_table(|table, names| table.kernel(pair, totals, names));
     }

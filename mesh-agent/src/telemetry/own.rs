@@ -1,112 +1,27 @@
 //! CORE: the agent's own metrics, `mesh_*`: what its parts count, and how they are doing when a scrape asks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::jiff::Timestamp;
 use mesh_common::verdict::{Hook, Outcome};
 
 use super::connection::Direction;
-use super::histogram::Histogram;
+use super::counters::{Counters, Verb};
 use super::page::{Kind, Page, labels};
+use super::totals::{Pair, Totals};
 use crate::cluster::Health;
 use crate::cluster::health::SourceState;
 use crate::model::Snapshot;
 use crate::pki::{Issued, Report};
 use crate::status::Map;
 
-/// Events that the agent's parts count where they happen.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// From a snapshot's publication until the kernel has followed it.
-    pub update: Histogram,
-    /// Tunnels to peers.
-    pub outbound: Tunnels,
-    /// Tunnels from peers.
-    pub inbound: Tunnels,
-    /// Calls of the CNI plugin.
-    pub cni: [Calls; Verb::ALL.len()],
-    /// Connections that were ended because policy no longer allows them.
-    pub revoked: AtomicU64,
-    /// Connections that were refused because there was no place for them.
-    pub exhausted: AtomicU64,
-    /// Refusals without a line in the log.
-    pub suppressed: AtomicU64,
-    /// Connections without a line in the log, because too many came at once.
-    pub unlogged: AtomicU64,
-}
-
-/// What is counted of tunnels.
-#[derive(Debug, Default)]
-pub struct Tunnels {
-    /// Handshakes that led to a tunnel: as many tunnels stood.
-    pub stood: Histogram,
-    /// Handshakes that led to none, from the dial on.
-    pub failed: Histogram,
-    /// Tunnels that stood and have ended.
-    pub ended: AtomicU64,
-}
-
-/// What is counted of one kind of CNI calls.
-#[derive(Debug, Default)]
-pub struct Calls {
-    /// Answered as asked.
-    pub done: Histogram,
-    /// Refused, or broken off.
-    pub failed: Histogram,
-}
-
-/// A kind of CNI calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// ADD.
-    Add,
-    /// DEL.
-    Del,
-    /// CHECK.
-    Check,
-    /// GC.
-    Gc,
-    /// STATUS.
-    Status,
-}
-
-impl Verb {
-    const ALL: [Self; 5] = [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-        }
-    }
-}
-
-impl Counters {
-    /// Tunnels of a direction.
-    pub fn tunnels(&self, direction: Direction) -> &Tunnels {
-        match direction {
-            Direction::Outbound => &self.outbound,
-            Direction::Inbound => &self.inbound,
-        }
-    }
-
-    /// Counts a CNI call.
-    pub fn called(&self, verb: Verb, is_done: bool, took: Duration) {
-        let calls = &self.cni[verb as usize];
-        let which = if is_done { &calls.done } else { &calls.failed };
-        which.observe(took);
-    }
-}
-
 /// How the kernel's side is doing.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// Packets by what became of them; those that are zero may be absent.
     pub packets: Vec<(Hook, Outcome, u64)>,
+    /// What it has carried by itself, in all; of pods that are gone, once.
+    pub traffic: Vec<(Pair, Totals)>,
     /// The tables that can fill up.
     pub maps: Vec<Map>,
     /// Whether the kernel refused something and lags behind the world.
@@ -141,6 +56,14 @@ pub(super) fn write(page: &mut Page, counters: &Counters, state: &State<'_>) {
         .sample(&build, 1);
     write_tunnels(page, counters);
     write_counters(page, counters);
+    let help = "When the last snapshot of the world was published";
+    let published = counters.published.load(Ordering::Relaxed);
+    page.single(
+        "mesh_snapshot_timestamp_seconds",
+        Kind::Gauge,
+        help,
+        published,
+    );
     write_world(page, state);
     write_certificates(page, state.certificates);
     if let Some(measured) = state.measured {
@@ -366,12 +289,4 @@ fn write_kernel(page: &mut Page, it: &Measured) {
     );
     let help = "Writes that the kernel refused";
     page.single("mesh_kernel_failures", Kind::Counter, help, it.failures);
-}
-
-impl Tunnels {
-    /// Counts a handshake.
-    pub fn shaken(&self, is_stood: bool, took: Duration) {
-        let which = if is_stood { &self.stood } else { &self.failed };
-        which.observe(took);
-    }
 }

@@ -35,6 +35,9 @@ impl Scraper {
             Ok(()) => told.await.ok(),
             Err(_) => None,
         };
+        for (pair, totals) in measured.iter().flat_map(|it| &it.traffic) {
+            self.telemetry.kernel(pair, *totals);
+        }
         let snapshot = self.snapshots.borrow().clone();
         let health = self.health.borrow().clone();
         let state = State {

@@ -77,13 +77,13 @@ impl Accept for App {
         Ok(Upstream {
             tcp,
             baggage: request.head.baggage.clone(),
-            progress: Arc::new(Progress::default()),
+            progress: Progress::default(),
             revoked: CancellationToken::new(),
             connection,
         })
     }
 
-    fn finished(&self, _: ConnectRequest, _: Self::Connection, _: Transfer) {}
+    fn finished(&self, _: Self::Connection, _: Transfer) {}
 }
 
 async fn application() -> io::Result<(TcpStream, JoinSet<()>)> {

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pool, Progress,
-    Refusal, ServeError, Transfer, Upstream, authenticate, copy, serve,
+    Accept, ConnectHead, ConnectRequest, Dial, Dialing, Key, Limits, OpenError, Pair, Pool,
+    Progress, Refusal, ServeError, Stream, Transfer, Upstream, authenticate, serve,
 };
 use crate::model::{Authority, Identity};
 use crate::pki::{Certificates, DirectoryCa, TrustDomains};
@@ -222,7 +222,7 @@ impl Accept for App {
         })
     }
 
-    fn finished(&self, _request: ConnectRequest, (): (), transfer: Transfer) {
+    fn finished(&self, (): (), transfer: Transfer) {
         let _ = self.ended.send(transfer);
     }
 }
@@ -237,6 +237,16 @@ impl Dial for Direct {
 
 fn id(account: &str) -> Identity {
     Identity::new(DOMAIN, "default", account)
+}
+
+/// As [`Pair::copy`], of a pair that is nobody else's.
+async fn copy(
+    tcp: TcpStream,
+    stream: Stream,
+    progress: &Progress,
+    revoked: &CancellationToken,
+) -> Transfer {
+    Pair::new(tcp, stream).copy(progress, revoked).await
 }
 
 /// Two ends of one TCP connection.
