@@ -42,8 +42,10 @@ pub struct Connection {
     pub handshake: u32,
     /// When it ended, by the same clock; none while it is open.
     pub ended: Option<u32>,
-    is_reset: bool,
-    is_done: [bool; 2],
+    /// Whether it ended by a reset.
+    pub is_reset: bool,
+    /// Whether the opener has sent all it will, and the other end.
+    pub is_done: [bool; 2],
 }
 
 /// The connections that records tell of. `own`: the address of the pod whose flow it is, as the peer knows it.
