@@ -16,8 +16,8 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_map_type;
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
-    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, OWN_FLOWS, Pod, PolicyEntry, PolicyKey, Service,
-    Slot, Workload,
+    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Service, Slot,
+    Workload,
 };
 use mesh_common::steer::Origin;
 use mesh_common::traffic::Record;
@@ -152,7 +152,7 @@ impl Object {
                 bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32,
                 u32::try_from(size_of::<FlowKey>())?,
                 u32::try_from(size_of::<Record>())?,
-                OWN_FLOWS,
+                FLOWS,
                 0,
             );
             let map = MapData::create(declared, names::MAP_FLOWS, None)?;
@@ -327,6 +327,9 @@ fn is_at_egress(hook: Hook) -> bool {
 /// Programs that the agent does without on older kernels, and the first kernel that takes each.
 const OPTIONAL: [(&str, KernelVersion); 1] =
     [(names::PROGRAM_TO_NODE, KernelVersion::new(5, 17, 0))];
+
+/// Flows in a table: few, as each packet has all tables read.
+const FLOWS: u32 = 512;
 
 /// A table of flows.
 type Flows = HashMap<MapData, FlowKey, Record>;
