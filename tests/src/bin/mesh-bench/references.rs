@@ -81,7 +81,7 @@ pub(crate) const GOALS: &[Entry] = &[
     value("mem.idle", 15.0),
     value("mem.connection", 3.0),
     ratio("telemetry.cr", 0.98),
-    ratio("telemetry.pp32.rate", 0.98),
+    ratio("telemetry.pp32", 0.98),
     ratio("telemetry.bulk1", 0.98),
     ratio("bare.bulk1", 0.97),
     ratio("bare.pp1.p50", 1.03),

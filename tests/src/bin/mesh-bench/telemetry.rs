@@ -2,7 +2,7 @@
 //!
 //! Told: a line in the log for every connection, a scrape of each agent a second, and a reader of each one's flows.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -14,20 +14,21 @@ use mesh_tests::process::Process;
 use mesh_tests::web;
 
 use crate::Plan;
-use crate::load::{self, Ends, Work};
+use crate::load::{self, Ends, Measured, Work};
 use crate::memory::resident;
 use crate::report::Report;
 use crate::row::{Better, Row};
 use crate::stage::Stage;
+use crate::traffic::{Sample, units};
 
 /// What the keys of the rows begin with.
 pub(crate) const KEY: &str = "telemetry";
 
 /// Rows, with their work: between nodes, so that both agents tell of everything.
-const ROWS: [(&str, &str, Work); 3] = [
-    ("cr", "conn/s", CHURN),
-    ("pp32.rate", "trips/s", Work::PingPong(32)),
-    ("bulk1", "Gbit/s", Work::Bulk(1)),
+const ROWS: [(&str, Work); 3] = [
+    ("cr", CHURN),
+    ("pp32", Work::PingPong(32)),
+    ("bulk1", Work::Bulk(1)),
 ];
 const CHURN: Work = Work::Churn(16);
 const PORT: u16 = 9_400;
@@ -35,17 +36,23 @@ const PORT: u16 = 9_400;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long an agent still notes connections that open after the last reader, and a little.
 const INTEREST: Duration = Duration::from_secs(11);
-/// Connections after which memory is what it was before.
+/// Connections after which memory is what it was before, and those that come first: caches fill up and the allocator keeps
+/// what it once had.
 const MANY: f64 = 100_000.0;
+const FIRST: f64 = 50_000.0;
 /// Where the agents serve metrics.
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+/// Of a row: units of work a second, and the agents' CPU time for one (in `units`), which other work on the machine
+/// moves less.
+type Figures = [[f64; 2]; ROWS.len()];
 
 /// Measures all of them.
 pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     if !plan.wants(KEY) {
         return Ok(());
     }
-    let mut figures = ROWS.map(|_| Vec::new());
+    let mut pairs: Vec<[Figures; 2]> = Vec::new();
     for number in 1..=plan.pairs {
         let (off, on) = if number % 2 == 1 {
             let off = quiet(plan, stage)?;
@@ -58,33 +65,32 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
             "bench: telemetry  pair {number}/{}: off {off:.1?}, on {on:.1?}",
             plan.pairs
         );
-        for (figures, pair) in figures.iter_mut().zip(off.into_iter().zip(on)) {
-            figures.push([pair.0, pair.1]);
-        }
+        pairs.push([off, on]);
     }
-    for ((name, unit, _), pairs) in ROWS.into_iter().zip(figures) {
-        report.add(Row::new(format!("{KEY}.{name}"), unit, Better::More).pairs(pairs));
+    for (index, (name, work)) in ROWS.into_iter().enumerate() {
+        let (unit, cpu) = units(work);
+        let of = |figure: usize| pairs.iter().map(move |it| it.map(|it| it[index][figure]));
+        let key = format!("{KEY}.{name}");
+        report.add(Row::new(&key, unit, Better::More).pairs(of(0)));
+        report.add(Row::new(format!("{key}.cpu"), cpu, Better::Less).pairs(of(1)));
     }
     let grown = told(stage, || grown(stage))?;
     report.add(Row::new(format!("{KEY}.grown"), "MB", Better::Less).alone([grown]));
     log(stage, "--all")
 }
 
-/// A figure of each row.
-fn all(plan: &Plan, stage: &Stage<'_>) -> Result<[f64; ROWS.len()]> {
-    let mut figures = [0.0; ROWS.len()];
-    for (figure, (.., work)) in figures.iter_mut().zip(ROWS) {
-        let rate = run(stage, work, Duration::from_secs_f64(plan.seconds))?;
-        *figure = match work {
-            Work::Bulk(_) => rate * 8e-9,
-            Work::PingPong(_) | Work::Churn(_) => rate,
-        };
+/// The figures of all rows.
+fn all(plan: &Plan, stage: &Stage<'_>) -> Result<Figures> {
+    let mut figures = Figures::default();
+    for (figures, (_, work)) in figures.iter_mut().zip(ROWS) {
+        let measured = run(stage, work, Duration::from_secs_f64(plan.seconds))?;
+        let sample = Sample::of(work, measured);
+        *figures = [sample.rate, sample.agents];
     }
     Ok(figures)
 }
 
-/// Units of work a second.
-fn run(stage: &Stage<'_>, work: Work, time: Duration) -> Result<f64> {
+fn run(stage: &Stage<'_>, work: Work, time: Duration) -> Result<Measured> {
     let ends = Ends {
         client: &stage.mesh.client,
         server: &stage.mesh.remote,
@@ -92,11 +98,11 @@ fn run(stage: &Stage<'_>, work: Work, time: Duration) -> Result<f64> {
     };
     let measured = load::run(work, ends, &stage.meter, time)?;
     ensure!(measured.errors == 0, "{work:?}: {} errors", measured.errors);
-    Ok(measured.units / measured.seconds)
+    Ok(measured)
 }
 
 /// The figures while nobody is told of anything.
-fn quiet(plan: &Plan, stage: &Stage<'_>) -> Result<[f64; ROWS.len()]> {
+fn quiet(plan: &Plan, stage: &Stage<'_>) -> Result<Figures> {
     log(stage, "--off")?;
     sleep(INTEREST);
     all(plan, stage)
@@ -159,18 +165,26 @@ fn scrape(node: &Node, is_over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// By how much an agent has grown after very many connections, in MB; the first rows have warmed it up.
+/// By how much an agent has grown in very many connections, in MB.
 fn grown(stage: &Stage<'_>) -> Result<f64> {
+    open(stage, FIRST)?;
     let before = resident(stage.lab)?;
-    let (mut done, time) = (0.0, Duration::from_secs(2));
-    while done < MANY {
-        done += run(stage, CHURN, time)? * time.as_secs_f64();
-    }
+    open(stage, MANY)?;
     let after = resident(stage.lab)?;
     eprintln!(
-        "bench: telemetry  {done:.0} connections: {:.2} MB, then {:.2} MB",
+        "bench: telemetry  {MANY} connections: {:.2} MB, then {:.2} MB",
         before / 1e3,
         after / 1e3
     );
     Ok((after - before) / 1e3)
+}
+
+/// Opens and closes at least so many connections.
+fn open(stage: &Stage<'_>, count: f64) -> Result<()> {
+    let (mut done, time) = (0.0, Duration::from_secs(2));
+    while done < count {
+        done += run(stage, CHURN, time)?.units;
+    }
+    sleep(PERIOD);
+    Ok(())
 }
