@@ -438,7 +438,7 @@ impl Dataplane {
         Ok(all)
     }
 
-    /// Packets by what became of them, of all processors; pairs without any are left out.
+    /// Packets by what became of them, of all processors.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -454,7 +454,6 @@ impl Dataplane {
                 packets.push((*hook, *outcome, read.iter().sum()));
             }
         }
-        packets.retain(|(_, _, count)| *count > 0);
         Ok(packets)
     }
 
