@@ -202,7 +202,9 @@ fn is_exact(
     let before = counts()?;
     let since = || -> Result<[u64; 5]> {
         let mut now = counts()?;
-        now.iter_mut().zip(before).for_each(|(it, before)| *it -= before);
+        now.iter_mut()
+            .zip(before)
+            .for_each(|(it, before)| *it -= before);
         Ok(now)
     };
     let long = from.connect(address)?;

@@ -25,7 +25,7 @@ use crate::model::Snapshot;
 use crate::pki::Report;
 use crate::proxy::Allowed;
 use crate::status::{self, Status};
-use crate::telemetry::Scraper;
+use crate::telemetry::{Graph, RoundTrips, Scraper};
 use crate::unix_socket;
 use crate::world::Command;
 
@@ -117,6 +117,7 @@ impl Sources {
                 .map(Response::Workloads)
                 .into(),
             Request::Services => listing::services(&snapshot).map(Response::Services).into(),
+            Request::Graph => Response::Graph(self.graph().await),
             Request::Tunnels => Response::Tunnels(Tunnels::new(self.tunnels.seen(), clock::now())),
             Request::Certificates => Response::Certificates((self.certificates)()),
             Request::Process => {
@@ -131,6 +132,11 @@ impl Sources {
                 })
             }
         }
+    }
+
+    /// Who speaks with whom.
+    pub async fn graph(&self) -> Graph {
+        self.scraper.graph(RoundTrips::new()).await
     }
 
     /// What the agent knows, as Istio's tools read it.
