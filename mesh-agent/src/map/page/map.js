@@ -5,8 +5,10 @@ const PERIOD = 1000;
 /** How long a refusal stands out, in milliseconds. */
 const RECENT = 60_000;
 const OUTSIDE = "\u0000outside";
-const CELL = { width: 142, height: 30, gapX: 40, gapY: 26 };
-const BOX = { pad: 18, head: 30, gap: 30 };
+const CELL = { width: 156, height: 30, gapX: 40, gapY: 28 };
+const BOX = { pad: 20, head: 34, gap: 28 };
+/** From so many lines on, those that are idle step back further. */
+const MANY = 250;
 const KINDS = {
   tunnel: "mutual TLS tunnel",
   same_node: "same node, in the kernel",
@@ -160,20 +162,35 @@ function layout(ids) {
   const area = boxes.reduce((sum, it) => sum + (it.width + BOX.gap) * (it.height + BOX.gap), 0);
   const widest = Math.max(0, ...boxes.map((it) => it.width));
   const across = Math.max(widest, Math.sqrt(area * aspect) * 1.12);
-  let [x, y, shelf, width] = [0, 0, 0, 0];
   const cells = new Map();
-  for (const box of boxes) {
-    if (x > 0 && x + box.width > across) [x, y, shelf] = [0, y + shelf + BOX.gap, 0];
-    [box.x, box.y] = [x, y];
+  let [width, height] = [0, 0];
+  for (const box of pack(boxes, across)) {
     box.all.forEach((id, index) => cells.set(id, {
-      x: x + BOX.pad + (index % box.columns) * stepX,
-      y: y + BOX.head + Math.floor(index / box.columns) * stepY,
+      x: box.x + BOX.pad + (index % box.columns) * stepX,
+      y: box.y + BOX.head + Math.floor(index / box.columns) * stepY,
     }));
-    x += box.width + BOX.gap;
-    shelf = Math.max(shelf, box.height);
-    width = Math.max(width, x - BOX.gap);
+    width = Math.max(width, box.x + box.width);
+    height = Math.max(height, box.y + box.height);
   }
-  return { boxes, cells, width, height: y + shelf };
+  return { boxes, cells, width, height };
+}
+
+/** Gives each box the highest place that is free, from the left. */
+function pack(boxes, across) {
+  const placed = [];
+  for (const box of boxes) {
+    const hits = (x, y) => placed.find((it) => x < it.x + it.width + BOX.gap && it.x < x + box.width + BOX.gap
+      && y < it.y + it.height + BOX.gap && it.y < y + box.height + BOX.gap);
+    const lefts = [0, ...placed.map((it) => it.x + it.width + BOX.gap)].filter((x) => x + box.width <= across + 1);
+    let best = null;
+    for (const x of new Set(lefts.sort((a, b) => a - b))) {
+      let y = 0;
+      for (let it = hits(x, y); it; it = hits(x, y)) y = it.y + it.height + BOX.gap;
+      if (!best || y < best.y) best = { x, y };
+    }
+    placed.push(Object.assign(box, best));
+  }
+  return placed;
 }
 
 const inside = (point, cell, by) => point.x > cell.x - by && point.x < cell.x + CELL.width + by
@@ -204,8 +221,8 @@ function curve(a, b, cells) {
   const blend = (p, q, t) => ({ x: p.x + (q.x - p.x) * t, y: p.y + (q.y - p.y) * t });
   const own = blend(blend(from, control, start), blend(control, to, start), end);
   const [p, q] = [at(start), at(end)];
-  const places = [0.5, 0.44, 0.56, 0.38, 0.62, 0.32, 0.68, 0.26, 0.74].map((it) => at(start + (end - start) * it));
-  const free = places.find((point) => !cells.some((cell) => inside(point, cell, 9)));
+  const places = [0.5, 0.46, 0.54, 0.42, 0.58, 0.37, 0.63, 0.32, 0.68, 0.27, 0.73, 0.22, 0.78].map((it) => at(start + (end - start) * it));
+  const free = places.find((point) => !cells.some((cell) => inside(point, cell, 8)));
   const round = (it) => Math.round(it * 10) / 10;
   return {
     path: `M${round(p.x)} ${round(p.y)}Q${round(own.x)} ${round(own.y)} ${round(q.x)} ${round(q.y)}`,
@@ -215,7 +232,7 @@ function curve(a, b, cells) {
 
 // ---- the map
 
-const drawn = { cells: new Map(), lines: new Map(), places: new Map(), around: [], size: { width: 1, height: 1 } };
+const drawn = { cells: new Map(), lines: new Map(), places: new Map(), around: [], ways: new Map(), size: { width: 1, height: 1 } };
 
 function draw() {
   const ids = shown();
@@ -244,8 +261,8 @@ function place(ids) {
   drawn.size = { width, height };
   for (const [key, line] of drawn.lines) removeLine(key, line);
   $("boxes").replaceChildren(...boxes.map((box) => {
-    const name = box.name === OUTSIDE ? "Not workloads" : box.name;
-    const text = svg("text", { x: box.x + BOX.pad, y: box.y + 20 }, short(name, Math.floor(box.width / 8)));
+    const name = box.name === OUTSIDE ? "Outside" : box.name;
+    const text = svg("text", { x: box.x + BOX.pad, y: box.y + 20 }, short(name, box.width - 2 * BOX.pad - 30));
     if (box.name !== OUTSIDE) text.append(svg("tspan", { class: "count", dx: 6 }, String(box.all.length)));
     return svg("g", { class: "box" }, svg("rect", { x: box.x, y: box.y, width: box.width, height: box.height, rx: 10 }), text);
   }));
@@ -258,25 +275,34 @@ function place(ids) {
 }
 
 function makeCell(id, at, how) {
-  const name = id === OUTSIDE ? "outside" : state.nodes.get(id).name;
+  const name = id === OUTSIDE ? "no workload" : state.nodes.get(id).name;
   const title = id === OUTSIDE ? "Whatever is no workload: nodes, other machines" : id;
   const cell = svg("g", { class: how, role: "button", transform: `translate(${at.x} ${at.y})` },
     svg("rect", { width: CELL.width, height: CELL.height, rx: 6 }),
     svg("circle", { class: "dot", cx: 14, cy: CELL.height / 2, r: 4.5 }),
     svg("circle", { class: "hub", cx: 14, cy: CELL.height / 2, r: 1.7 }),
-    svg("text", { x: 26, y: CELL.height / 2 + 4 }, short(name, 17)),
+    svg("text", { x: 26, y: CELL.height / 2 + 4 }, short(name, CELL.width - 34)),
     svg("title", {}, title));
   cell.dataset.id = id;
   cell.dataset.how = how;
   return cell;
 }
 
-/** So many characters of a name; its end tells replicas apart. */
-const short = (name, most) => name.length <= most ? name : `${name.slice(0, most - 7)}…${name.slice(-6)}`;
+const pen = document.createElement("canvas").getContext("2d");
+/** As much of a name as is no wider than so many units; its end, which tells replicas apart, is kept. */
+function short(name, most) {
+  const fits = (text) => pen.measureText(text).width <= most;
+  if (fits(name)) return name;
+  for (let keep = name.length - 1; keep > 10; keep -= 1) {
+    const text = `${name.slice(0, keep - 6)}…${name.slice(-6)}`;
+    if (fits(text)) return text;
+  }
+  return `${name.slice(0, 5)}…${name.slice(-5)}`;
+}
 
 function paintCell(id, cell) {
   const node = state.nodes.get(id);
-  const ways = [...state.pairs.values()].length ? drawn.ways?.get(id) : undefined;
+  const ways = drawn.ways.get(id);
   const stale = node && state.agents.some((it) => it.error && it.name === node.node);
   const classes = ["cell", cell.dataset.how, node?.enrolled && "enrolled", node?.strict && "strict", stale && "stale",
     ways?.recent && "refused", state.selected?.node === id && "selected", ways?.on && "on"];
@@ -337,8 +363,10 @@ function count() {
   drawn.ways = ways;
 }
 
+/** What the whole map is told by. */
 function choose() {
   $("map").classList.toggle("chosen", Boolean(state.selected));
+  $("map").classList.toggle("many", drawn.lines.size > MANY);
 }
 
 /** The map as large as it is shown: fitted into its view, unless somebody has zoomed. */
@@ -677,6 +705,7 @@ async function poll() {
 }
 
 function start() {
+  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
   for (const kind of Object.keys(KINDS)) {
     $("arrows").append(svg("marker", { id: `arrow-${kind}`, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
       svg("path", { class: `arrow ${kind}`, d: "M0 .8 8 4 0 7.2z" })));
