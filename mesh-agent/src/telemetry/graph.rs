@@ -1,12 +1,12 @@
-//! CORE: who speaks with whom, as the live map shows it: of one agent, or of several put together.
+//! CORE: who speaks with whom, as the live map shows it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Carriage, Direction, Record};
+use super::connection::{Carriage, Record};
 use super::edges::Counted;
 use super::flows::Flow;
 use super::labels::host;
@@ -135,7 +135,7 @@ impl Graph {
         graph
     }
 
-    fn sort(&mut self) {
+    pub(super) fn sort(&mut self) {
         self.nodes.sort_by(|a, b| a.id.cmp(&b.id));
         self.edges.sort_by(|a, b| a.key().cmp(&b.key()));
     }
@@ -212,38 +212,6 @@ impl Edge {
             &self.reporter,
         )
     }
-
-    fn is_by_source(&self) -> bool {
-        self.reporter == Direction::Outbound.reporter()
-    }
-
-    fn has_traffic(&self) -> bool {
-        self.opened > 0
-    }
-
-    fn has_refusals(&self) -> bool {
-        self.refused > 0 || self.failed > 0
-    }
-
-    fn without_traffic(self) -> Self {
-        Self {
-            opened: 0,
-            open: 0,
-            sent: 0,
-            received: 0,
-            round_trip_us: None,
-            ..self
-        }
-    }
-
-    fn without_refusals(self) -> Self {
-        Self {
-            failed: 0,
-            refused: 0,
-            last_refusal: None,
-            ..self
-        }
-    }
 }
 
 /// The shortest round trip between two workloads, whoever has opened the tunnel.
@@ -252,62 +220,6 @@ fn between(known: &RoundTrips, ours: &[IpAddr], theirs: &[IpAddr]) -> Option<u32
         .iter()
         .flat_map(|a| theirs.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
     ways.filter_map(|it| known.get(&it).copied()).min()
-}
-
-/// Several agents' graphs as one. A connection that both ends' agents have seen counts once: as its source's has it, with
-/// the larger bytes. Of a workload its own agent is believed.
-pub fn merge(graphs: Vec<Graph>) -> Graph {
-    let mut all = Graph::default();
-    let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
-    let mut pairs: BTreeMap<_, Vec<Edge>> = BTreeMap::new();
-    for graph in graphs {
-        all.agents.extend(graph.agents);
-        all.left_out += graph.left_out;
-        for node in graph.nodes {
-            let known = nodes.get(&node.id);
-            if known.is_none_or(|known| node.local || !known.local) {
-                nodes.insert(node.id.clone(), node);
-            }
-        }
-        for edge in graph.edges {
-            let ends = (edge.source.clone(), edge.destination.clone());
-            pairs.entry(ends).or_default().push(edge);
-        }
-    }
-    all.nodes = nodes.into_values().collect();
-    all.edges = pairs.into_values().flat_map(once).collect();
-    all.sort();
-    all
-}
-
-/// The edges of a pair of workloads, each connection on one of them.
-fn once(edges: Vec<Edge>) -> Vec<Edge> {
-    let (mut kept, seen): (Vec<_>, Vec<_>) = edges.into_iter().partition(Edge::is_by_source);
-    let refusals_told = kept.iter().any(Edge::has_refusals);
-    let mut more = Vec::new();
-    for mut other in seen {
-        if refusals_told {
-            other = other.without_refusals();
-        }
-        let mut same: Vec<_> = kept
-            .iter_mut()
-            .filter(|it| it.has_traffic() && it.carriage == other.carriage)
-            .collect();
-        // Which of several services it was asked for by, the destination does not know.
-        if let [same] = &mut same[..] {
-            same.sent = same.sent.max(other.sent);
-            same.received = same.received.max(other.received);
-            same.round_trip_us = same.round_trip_us.or(other.round_trip_us);
-        }
-        if !same.is_empty() {
-            other = other.without_traffic();
-        }
-        if other.has_traffic() || other.has_refusals() {
-            more.push(other);
-        }
-    }
-    kept.extend(more);
-    kept
 }
 
 fn milliseconds(at: SystemTime) -> u64 {
