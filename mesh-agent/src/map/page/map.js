@@ -334,7 +334,7 @@ function paintPair(pair) {
   const more = `${pair.rate > 0 ? " active" : ""}${pair.recent ? " recent" : ""}${on ? " on" : ""}`;
   setAttribute(line.path, "class", `edge ${pair.kind}${more}`);
   setAttribute(line.path, "marker-end", `url(#arrow-${pair.kind})`);
-  setAttribute(line.path, "stroke-width", (pair.rate > 0 ? Math.min(7, 1.2 + Math.log10(1 + pair.rate / 200)) : 1.2).toFixed(1));
+  setAttribute(line.path, "stroke-width", String(pair.rate > 0 ? Math.min(6.5, 1.25 + Math.round(4 * Math.log10(1 + pair.rate / 200)) / 4) : 1.25));
   setAttribute(line.mark, "class", `mark ${pair.mark}${more}`);
   setAttribute(line.mark.children[1], "href", `#i-${pair.mark}`);
   setText(line.mark.lastChild, `${label(pair.source)} → ${label(pair.destination)}: ${KINDS[pair.mark]}, ${rate(pair.rate)}`);
