@@ -264,7 +264,15 @@ impl Servers {
         let at = &config.http;
         let health = http::Health::new(&config.node, sources.world.clone(), sources.source.clone());
         let dumped = sources.clone();
-        let admin = http::Admin::new(Arc::new(move || dumped.config_dump()), logging);
+        let drawn = sources.clone();
+        let admin = http::Admin::new(
+            Arc::new(move || dumped.config_dump()),
+            Arc::new(move || {
+                let drawn = drawn.clone();
+                Box::pin(async move { drawn.graph().await })
+            }),
+            logging,
+        );
         Self {
             metrics: http::Server::new(
                 "--metrics-address",
