@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_common::maps::SHARED_FLOWS;
+use mesh_common::maps::{OWN_FLOWS, SHARED_FLOWS};
 use mesh_tests::frames::{Frame, flag};
 use mesh_tests::lab::scenario;
 use mesh_tests::pod::Pod;
@@ -14,6 +14,7 @@ use mesh_tests::world::Family;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket,
 };
+use serde_json::json;
 
 /// Where a frame without VLAN tag and IP options has its ports.
 const PORTS: usize = 34;
@@ -88,5 +89,46 @@ fn a_pod_pushes_out_only_its_own_flows() -> Result<()> {
             exchange((client, server)).with_context(|| format!("after, {way}"))?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_pod_may_have_more_flows_than_its_own_table_holds() -> Result<()> {
+    scenario("flows_many", |lab| {
+        lab.namespace("shop").ambient().create()?;
+        let client = lab.pod("client").namespace("shop").on("n1").create()?;
+        let near = lab.pod("near").namespace("shop").on("n1").create()?;
+        let plain = lab.pod("plain").on("n2").create()?;
+        let open = json!({ "podSelector": {}, "ingress": [{ "ports": [{ "port": 8080 }] }] });
+        lab.policy("NetworkPolicy", "shop", "open", open)?;
+        let mut held = Vec::new();
+        for (way, pod) in [("plain", &plain), ("same node", &near)] {
+            let listener = pod.listen(8080)?;
+            let stream = client.connect(pod.at(Family::V4, 8080))?;
+            let (server, _) = listener.accept()?;
+            exchange((&stream, &server)).with_context(|| format!("before, {way}"))?;
+            held.push((way, stream, server, listener));
+        }
+        let all_work = |when: &str| {
+            held.iter().try_for_each(|(way, stream, server, _)| {
+                exchange((stream, server)).with_context(|| format!("{when}, {way}"))
+            })
+        };
+
+        let (host, own) = client.macs()?;
+        for pod in [&plain, &near] {
+            let to = pod.at(Family::V4, 1);
+            let frame = Frame::tcp(client.at(Family::V4, 1), to, flag::SYN).macs(host, own);
+            flood(&client, vec![frame.bytes()], 4 * OWN_FLOWS)?;
+        }
+        all_work("after its own have been pushed out")?;
+        let node = lab.node("n1");
+        node.agent().stop()?;
+        node.agent().start()?;
+        all_work("after a restart")?;
+        let more = json!({ "podSelector": {}, "ingress": [{ "ports": [{ "port": 8080 }, { "port": 9 }] }] });
+        lab.policy("NetworkPolicy", "shop", "open", more)?;
+        lab.settle()?;
+        all_work("after a change of policy")
     })
 }
