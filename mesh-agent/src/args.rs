@@ -17,6 +17,7 @@ use crate::cluster::Source;
 use crate::dataplane::attach::Mode;
 use crate::http::Address;
 use crate::inspect::{Destination, End, Transport};
+use crate::map::Place;
 use crate::telemetry::{Exposition, Filter, Wanted};
 
 /// The node agent of Mesh CNI.
@@ -99,6 +100,8 @@ pub enum Command {
     ///
     /// Exits with 0 if all are there and none waits for its renewal, with 1 otherwise, with 2 if there is no answer.
     Certs(Asking),
+    /// Serve a live map of who speaks with whom, of one agent or several, to the browser on this machine.
+    Map(Map),
     /// Write what a maintainer needs to work on a problem of this node to one archive; no keys, no tokens.
     ///
     /// Also where no agent runs: then what the node itself can tell.
@@ -417,6 +420,31 @@ pub struct Sysdump {
     pub bpffs: PathBuf,
 }
 
+/// Settings of `mesh-agent map`.
+#[derive(Clone, Debug, Args)]
+pub struct Map {
+    /// An agent to ask: the path of its admin socket, or http://HOST:PORT that leads to its --admin-address, such as a port
+    /// that `kubectl port-forward` has opened; may be given more than once.
+    #[arg(
+        long = "agent",
+        env = "MESH_MAP_AGENTS",
+        value_name = "SOCKET|URL",
+        value_delimiter = ',',
+        default_value = ADMIN_SOCKET
+    )]
+    pub agents: Vec<Place>,
+
+    /// Loopback address of the map, plain HTTP: /map.
+    #[arg(
+        long,
+        env = "MESH_MAP_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:15080",
+        value_parser = loopback
+    )]
+    pub listen: SocketAddr,
+}
+
 /// Settings of what asks the running agent.
 #[derive(Clone, Debug, Args)]
 pub struct Asking {
@@ -577,7 +605,7 @@ pub struct Http {
     )]
     pub health_address: Address,
 
-    /// Loopback address of what the agent knows, plain HTTP: `/config_dump` and POST `/logging`; or off.
+    /// Loopback address of what the agent knows, plain HTTP: `/config_dump`, `/map` and POST `/logging`; or off.
     #[arg(
         long,
         env = "MESH_ADMIN_ADDRESS",
@@ -744,6 +772,15 @@ fn lifetime(text: &str) -> Result<Duration, String> {
         return Err("at least 600 seconds".to_owned());
     }
     Ok(lifetime)
+}
+
+/// An address that only processes of this machine can reach.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    match Address::loopback(text) {
+        Ok(Address::At(address)) => Ok(address),
+        Ok(Address::Off) => Err("name an address with a port, such as 127.0.0.1:15080".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -23,6 +23,7 @@ pub mod install;
 pub mod ipam;
 pub mod listing;
 pub mod logging;
+pub mod map;
 pub mod model;
 pub mod netns;
 pub mod network;

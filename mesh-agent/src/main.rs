@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mesh_agent::admin::{self, Asked};
 use mesh_agent::args::{Cli, Command};
 use mesh_agent::logging::Logging;
-use mesh_agent::{agent, ca, causes, check, confine, prepare, sysdump, uninstall};
+use mesh_agent::{agent, ca, causes, check, confine, map, prepare, sysdump, uninstall};
 use tokio::runtime::Runtime;
 
 /// Threads that follow the world; connections have theirs.
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Services(args) => asked(admin::services(&args)),
         Command::Tunnels(args) => asked(admin::tunnels(&args)),
         Command::Certs(args) => asked(admin::certificates(&args)),
+        Command::Map(args) => run(map::run(args)),
         Command::Sysdump(args) => once(async { sysdump::run(&args).await.map(|()| true) }),
         Command::Check(args) => once(async {
             let findings = check::run(&args).await;

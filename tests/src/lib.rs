@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod bpffs;
+pub mod browser;
 pub mod builders;
 pub mod cabling;
 pub mod capture;

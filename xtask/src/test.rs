@@ -41,7 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if all || args.packet || args.netns {
         require_root("running the packet tests and scenarios")?;
         let ethtool = args.no_offloads.then_some(("ethtool", "ethtool"));
-        install_packages(ethtool.as_slice())?;
+        let browser = (all || args.netns).then_some(BROWSER);
+        let more: Vec<_> = ethtool.into_iter().chain(browser).collect();
+        install_packages(&more)?;
     }
     let filter = args.filter.as_deref();
     if all || args.unit {
@@ -105,6 +107,9 @@ fn scenario_files() -> Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+/// What draws the live map for its scenario.
+const BROWSER: (&str, &str) = ("chromium", "chromium");
 
 /// What the harness, the demo and the independent HBONE peer of the tests run, and the Debian packages that have it.
 const PROGRAMS: [(&str, &str); 5] = [

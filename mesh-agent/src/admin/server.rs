@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::HBONE_PORT;
 use mesh_common::cni::Envelope;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -22,10 +23,11 @@ use crate::hbone::OpenTunnels;
 use crate::inspect::{policies, trace};
 use crate::listing::{self, About, Tunnels};
 use crate::model::Snapshot;
+use crate::network::round_trips;
 use crate::pki::Report;
 use crate::proxy::Allowed;
 use crate::status::{self, Status};
-use crate::telemetry::Scraper;
+use crate::telemetry::{Graph, Scraper};
 use crate::unix_socket;
 use crate::world::Command;
 
@@ -88,7 +90,7 @@ impl Sources {
                 wanted,
                 since,
                 most,
-            } => Response::Flows(self.scraper.telemetry.flows(wanted, *since, *most)),
+            } => Response::Flows(self.scraper.flows(wanted, *since, *most).await),
             Request::Log(filter) => {
                 let telemetry = &self.scraper.telemetry;
                 if let Some(filter) = filter {
@@ -117,6 +119,7 @@ impl Sources {
                 .map(Response::Workloads)
                 .into(),
             Request::Services => listing::services(&snapshot).map(Response::Services).into(),
+            Request::Graph => Response::Graph(self.graph().await),
             Request::Tunnels => Response::Tunnels(Tunnels::new(self.tunnels.seen(), clock::now())),
             Request::Certificates => Response::Certificates((self.certificates)()),
             Request::Process => {
@@ -131,6 +134,15 @@ impl Sources {
                 })
             }
         }
+    }
+
+    /// Who speaks with whom.
+    pub async fn graph(&self) -> Graph {
+        // The map is also of use without.
+        let round_trips = spawn_blocking(|| round_trips(HBONE_PORT)).await;
+        let round_trips = round_trips.map_err(io::Error::other).flatten();
+        let round_trips = round_trips.inspect_err(|error| debug!(%error, "no round trips"));
+        self.scraper.graph(round_trips.unwrap_or_default()).await
     }
 
     /// What the agent knows, as Istio's tools read it.

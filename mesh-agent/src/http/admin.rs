@@ -1,23 +1,40 @@
-//! `/config_dump` and `/logging`, on loopback.
+//! `/config_dump`, `/logging` and the live map, on loopback.
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::{Answer, Asked, Endpoints};
 use crate::logging::Logging;
+use crate::map;
+use crate::telemetry::{Graph, merge};
 
 /// What the agent knows, and what it logs.
 pub struct Admin {
     dump: Arc<dyn Fn() -> Value + Send + Sync>,
+    graph: Arc<dyn Fn() -> BoxFuture<'static, Graph> + Send + Sync>,
     logging: Logging,
 }
 
 impl Admin {
-    /// What `dump` tells, and `logging` to be changed.
-    pub fn new(dump: Arc<dyn Fn() -> Value + Send + Sync>, logging: Logging) -> Self {
-        Self { dump, logging }
+    /// What `dump` and `graph` tell, and `logging` to be changed.
+    pub fn new(
+        dump: Arc<dyn Fn() -> Value + Send + Sync>,
+        graph: Arc<dyn Fn() -> BoxFuture<'static, Graph> + Send + Sync>,
+        logging: Logging,
+    ) -> Self {
+        Self {
+            dump,
+            graph,
+            logging,
+        }
+    }
+
+    /// Each connection once, also those whose two ends are here.
+    async fn graph(&self) -> Graph {
+        merge(vec![(self.graph)().await])
     }
 
     async fn config_dump(&self) -> Answer {
@@ -50,12 +67,15 @@ impl Admin {
 
 impl Endpoints for Admin {
     async fn answer(&self, asked: Asked) -> Answer {
+        if let Some(answer) = map::answer(&asked, async || self.graph().await).await {
+            return answer;
+        }
         match asked.path.as_str() {
             "/config_dump" if asked.is_get() => self.config_dump().await,
             "/config_dump" => Answer::not_so("GET, HEAD"),
             "/logging" if asked.method == Method::POST => self.logging(&asked),
             "/logging" => Answer::not_so("POST"),
-            _ => Answer::not_found("/config_dump, POST /logging?level=LEVEL"),
+            _ => Answer::not_found("/config_dump, POST /logging?level=LEVEL, /map, /map.json"),
         }
     }
 }

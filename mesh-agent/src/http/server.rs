@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -34,6 +37,8 @@ pub struct Asked {
     pub query: String,
     /// What kinds of answers the asker understands, as it says.
     pub accept: String,
+    /// By what name or address the asker calls us.
+    pub host: String,
 }
 
 /// What is answered.
@@ -94,7 +99,9 @@ impl Answer {
         if let Ok(content_type) = HeaderValue::try_from(self.content_type) {
             headers.insert(CONTENT_TYPE, content_type);
         }
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in ALWAYS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -175,7 +182,8 @@ impl<E: Endpoints> Server<E> {
         self.ports.set(self.flag, self.address, error);
     }
 
-    async fn serve(&self, listener: &TcpListener) {
+    /// Serves on a listener, until it is dropped.
+    pub async fn serve(&self, listener: &TcpListener) {
         let places = Places::default();
         let mut calls = JoinSet::new();
         loop {
@@ -246,15 +254,17 @@ async fn call<E: Endpoints>(stream: TcpStream, endpoints: Arc<E>) {
 
 impl<B> From<&Request<B>> for Asked {
     fn from(request: &Request<B>) -> Self {
-        let accept = request.headers().get(ACCEPT);
+        let header = |name| {
+            let value = request.headers().get(name);
+            let text = value.and_then(|it| it.to_str().ok());
+            text.unwrap_or_default().to_owned()
+        };
         Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
-            accept: accept
-                .and_then(|it| it.to_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
+            accept: header(ACCEPT),
+            host: header(HOST),
         }
     }
 }
@@ -263,6 +273,19 @@ impl Asked {
     /// Whether it only wants to know.
     pub fn is_get(&self) -> bool {
         [Method::GET, Method::HEAD].contains(&self.method)
+    }
+
+    /// Whether we are called by a name or an address that can only be this machine's. A page of another site that has a name of
+    /// its own lead here is not.
+    pub fn is_for_loopback(&self) -> bool {
+        let host = self.host.as_str();
+        let is_port = |it: &str| it.bytes().all(|it| it.is_ascii_digit());
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if is_port(port) => name,
+            _ => host,
+        };
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse();
+        name == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback())
     }
 
     /// Whether the asker is a program that understands JSON.
@@ -312,6 +335,17 @@ impl Drop for Place {
     }
 }
 
+/// What every answer says: a page of ours may load from here alone, and nobody may put it into theirs.
+const ALWAYS: [(HeaderName, &str); 4] = [
+    (CACHE_CONTROL, "no-store"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+    ),
+    (REFERRER_POLICY, "no-referrer"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
 /// Connections at a time; others wait.
 const MAX_CALLS: usize = 64;
 /// Connections at a time of one address; others are closed, so that no pod has all places.

@@ -17,6 +17,7 @@ use super::*;
 use crate::clock;
 use crate::logging::Logging;
 use crate::status::Problem;
+use crate::telemetry::Graph;
 use crate::world::Command;
 
 struct Echo;
@@ -278,7 +279,11 @@ async fn an_agent_that_is_busy_serves_as_it_did() {
 
 #[tokio::test]
 async fn the_log_is_turned_up_by_post_alone() {
-    let admin = Admin::new(Arc::new(|| json!({"a": 1})), Logging::detached());
+    let admin = Admin::new(
+        Arc::new(|| json!({"a": 1})),
+        Arc::new(|| Box::pin(async { Graph::default() })),
+        Logging::detached(),
+    );
     let server = Running::start(admin).await;
     assert_eq!(
         server.ask("GET", "/logging?level=debug", "*/*").await.0,

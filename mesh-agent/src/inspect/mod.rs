@@ -16,7 +16,7 @@ mod tests;
 mod trace;
 mod walk;
 
-pub use policies::policies;
+pub use policies::{in_force, policies};
 pub use question::{Destination, End, Problem, Question, Transport, Unreadable};
 pub use report::{
     Carriage, Found, InForce, Judgement, LeftOut, Listed, NotAsWritten, Outcome, Party, Path,

@@ -61,6 +61,22 @@ pub fn policies(snapshot: &Snapshot, of: Option<&End>) -> Result<PolicyReport, P
     })
 }
 
+/// The policies in force for a workload, of all kinds.
+pub fn in_force(snapshot: &Snapshot, workload: &Workload) -> Vec<PolicyRef> {
+    let network = snapshot.network_policies_for(workload);
+    let mut policies: Vec<_> = network
+        .map(|it| reference(PolicyKind::NetworkPolicy, &it.key))
+        .collect();
+    if workload.enrolled {
+        let authorization = snapshot.authorization_policies_for(workload);
+        policies
+            .extend(authorization.map(|it| reference(PolicyKind::AuthorizationPolicy, &it.key)));
+        let deciding = deciding(snapshot, workload).into_iter();
+        policies.extend(deciding.map(|it| reference(PolicyKind::PeerAuthentication, &it.key)));
+    }
+    policies
+}
+
 /// For how many pods of this node each policy is in force.
 struct Census(HashMap<PolicyRef, usize>);
 
@@ -69,18 +85,8 @@ impl Census {
         let mut counts = HashMap::new();
         let node = &snapshot.settings().node;
         for workload in snapshot.workloads_on(node).filter(|it| it.is_local()) {
-            let network = snapshot.network_policies_for(workload);
-            let mut policies: Vec<_> = network
-                .map(|it| (PolicyKind::NetworkPolicy, &it.key))
-                .collect();
-            if workload.enrolled {
-                let authorization = snapshot.authorization_policies_for(workload);
-                policies.extend(authorization.map(|it| (PolicyKind::AuthorizationPolicy, &it.key)));
-                let deciding = deciding(snapshot, workload).into_iter();
-                policies.extend(deciding.map(|it| (PolicyKind::PeerAuthentication, &it.key)));
-            }
-            for (kind, key) in policies {
-                *counts.entry(reference(kind, key)).or_default() += 1;
+            for policy in in_force(snapshot, workload) {
+                *counts.entry(policy).or_default() += 1;
             }
         }
         Self(counts)
@@ -117,7 +123,7 @@ impl Census {
                 "the pod is not known yet and these policies may be about it, nothing passes"
             }
         };
-        in_force(
+        layer_in_force(
             Layer::NetworkPolicy,
             direction,
             !policies.is_empty(),
@@ -138,7 +144,7 @@ impl Census {
         let deciding = deciding(snapshot, workload).into_iter();
         let policies = deciding.map(|it| self.authentication(it)).collect();
         let restricts = workload.strict || !workload.strict_ports.is_empty();
-        in_force(layer, Direction::Ingress, restricts, &state, policies)
+        layer_in_force(layer, Direction::Ingress, restricts, &state, policies)
     }
 
     fn authorizations(&self, snapshot: &Snapshot, workload: &Workload) -> InForce {
@@ -158,7 +164,7 @@ impl Census {
             (true, false) => "only what these policies allow passes",
             (true, true) => "only what these policies allow and none of them denies passes",
         };
-        in_force(layer, Direction::Ingress, allows || denies, state, policies)
+        layer_in_force(layer, Direction::Ingress, allows || denies, state, policies)
     }
 
     fn network(&self, policy: &NetworkPolicy) -> Listed {
@@ -237,7 +243,7 @@ fn with_ports(mode: &str, ports: impl Iterator<Item = (u16, &'static str)>) -> S
     mode.to_owned() + &ports.collect::<String>()
 }
 
-fn in_force(
+fn layer_in_force(
     layer: Layer,
     direction: Direction,
     restricts: bool,
@@ -259,5 +265,5 @@ fn in_force(
 
 fn not_enrolled(layer: Layer) -> InForce {
     let state = "not asked, the pod is not enrolled";
-    in_force(layer, Direction::Ingress, false, state, Vec::new())
+    layer_in_force(layer, Direction::Ingress, false, state, Vec::new())
 }

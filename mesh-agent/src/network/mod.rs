@@ -8,6 +8,7 @@ mod masquerade;
 mod netlink;
 mod nftables;
 mod remove;
+mod round_trips;
 mod routes;
 mod sysctl;
 
@@ -16,4 +17,5 @@ pub use listing::Listing;
 pub use masquerade::{Masquerade, masquerade};
 pub use netlink::{Error, Network, Uplink};
 pub use nftables::TABLE;
+pub use round_trips::round_trips;
 pub use routes::{NodeRoute, Via, wanted};

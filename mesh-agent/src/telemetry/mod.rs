@@ -7,10 +7,14 @@
 mod columns;
 pub mod connection;
 mod counters;
+mod edges;
 mod flows;
+mod graph;
 mod histogram;
+mod kernel;
 mod labels;
 mod log;
+mod merge;
 mod own;
 mod page;
 mod process;
@@ -31,10 +35,13 @@ use tokio::sync::{Notify, watch};
 
 pub use connection::{Carriage, Connection, Direction, Event, Failure, Flag, Record};
 pub use counters::{Calls, Counters, Tunnels, Verb};
-pub use flows::{Batch, Filter as Wanted, Flow, Party};
+pub use flows::{Batch, Filter as Wanted, Flow, Party, Since};
+pub use graph::{Agent, Edge, Graph, Node, RoundTrips};
 pub use histogram::Histogram;
+pub use kernel::Told;
 pub(crate) use labels::service_of;
 pub use log::Filter;
+pub use merge::merge;
 pub use own::{Measured, State};
 pub use page::Exposition;
 pub use refused::run as refusals;
@@ -44,6 +51,7 @@ pub use totals::{Pair, Totals};
 use crate::clock;
 use crate::hbone::Progress;
 use crate::model::Snapshot;
+use edges::Edges;
 use page::Page;
 use ring::Ring;
 use series::{Names, Table};
@@ -57,6 +65,7 @@ pub struct Telemetry {
     cluster: String,
     began: Instant,
     table: Mutex<Table>,
+    edges: Mutex<Edges>,
     ring: Mutex<Ring>,
     /// There are records that the log's writer has not seen.
     news: Notify,
@@ -81,6 +90,7 @@ impl Telemetry {
             cluster: cluster.into(),
             began: clock::now(),
             table: Mutex::default(),
+            edges: Mutex::default(),
             ring: Mutex::new(Ring::new()),
             news: Notify::new(),
             filter: Mutex::default(),
@@ -92,6 +102,9 @@ impl Telemetry {
 
     /// Counts a connection that stands. Its bytes are read from `progress` until the [`Open`] is dropped or closed.
     pub fn open(self: &Arc<Self>, connection: Arc<Connection>, progress: Arc<Progress>) -> Open {
+        let edge = self
+            .lock_edges()
+            .opened(&connection, progress.clone(), clock::now());
         let number = self.with_table(|table, names| table.opened(&connection, progress, names));
         if self.is_wanted() {
             self.push(Record {
@@ -107,6 +120,7 @@ impl Telemetry {
         Open {
             telemetry: self.clone(),
             number,
+            edge,
             connection: Some(connection),
         }
     }
@@ -138,11 +152,15 @@ impl Telemetry {
     /// Takes up what the kernel has counted in all for a pair. May be called as often as one likes: only what was added since
     /// is taken over.
     pub fn kernel(&self, pair: &Pair, totals: Totals) {
-        self.with_table(|table, names| table.kernel(pair, totals, names));
+        let grown = self.with_table(|table, names| table.kernel(pair, totals, names));
+        self.lock_edges().kernel(pair, grown, clock::now());
     }
 
     /// Tells of a connection in log and flows, without counting it.
     pub fn flow(&self, record: Record) {
+        if record.event == Event::Refused {
+            self.lock_edges().refused(&record, clock::now());
+        }
         self.push(record);
     }
 
@@ -156,30 +174,57 @@ impl Telemetry {
         page.finish()
     }
 
-    /// The latest flows that are wanted, at most `most` of them, or all from the number `since` on.
-    pub fn flows(&self, wanted: &Wanted, since: Option<u64>, most: usize) -> Batch {
+    /// The latest flows that are wanted, at most `most` of them, or all `since` an earlier answer. `kernel`: what it has told
+    /// just now, if it was asked.
+    pub fn flows(
+        &self,
+        wanted: &Wanted,
+        since: Option<Since>,
+        most: usize,
+        kernel: Option<&Told>,
+    ) -> Batch {
         if since.is_some() && wanted.opened {
             let until = self.began.elapsed() + INTEREST;
             let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
             self.interest.store(until, Ordering::Relaxed);
         }
-        let (records, next, lost) = {
+        let (mut records, number, lost) = {
             let ring = self.lock_ring();
             match since {
                 None => (ring.latest(most, |it| wanted.wants(it)), ring.next(), 0),
-                Some(from) => {
-                    let mut read = ring.since(from);
+                Some(since) => {
+                    let mut read = ring.since(since.number);
                     read.records.retain(|it| wanted.wants(it));
                     (read.records, read.next, read.lost)
                 }
             }
         };
         let snapshot = self.world.borrow().clone();
+        if let Some(told) = kernel {
+            let mut more = told.records(since.and_then(|it| it.kernel), &snapshot);
+            more.retain(|it| wanted.wants(it));
+            records.extend(more);
+            records.sort_by_key(|it| it.at);
+        }
+        if since.is_none() {
+            records.drain(..records.len().saturating_sub(most));
+        }
+        let told = kernel.map(Told::until);
         Batch {
             flows: records.iter().map(|it| Flow::of(it, &snapshot)).collect(),
-            next,
+            next: Since {
+                number,
+                kernel: told.or(since.and_then(|it| it.kernel)),
+            },
             lost,
         }
+    }
+
+    /// Who speaks with whom; `round_trips` are those of the tunnels that are open.
+    pub fn graph(&self, round_trips: &RoundTrips) -> Graph {
+        let edges = self.lock_edges().read();
+        let snapshot = self.world.borrow().clone();
+        Graph::of(&snapshot, edges, round_trips, clock::wall())
     }
 
     /// What the access log is to tell.
@@ -196,6 +241,7 @@ impl Telemetry {
     fn sweep(&self, now: Instant) {
         let snapshot = self.world.borrow().clone();
         self.lock_table().sweep(&snapshot, now);
+        self.lock_edges().sweep(&snapshot, now);
     }
 
     /// Whether somebody wants to know of connections that open.
@@ -229,6 +275,10 @@ impl Telemetry {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_edges(&self) -> MutexGuard<'_, Edges> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,6 +292,7 @@ impl Telemetry {
 pub struct Open {
     telemetry: Arc<Telemetry>,
     number: usize,
+    edge: Option<usize>,
     connection: Option<Arc<Connection>>,
 }
 
@@ -256,6 +307,9 @@ impl Open {
             return;
         };
         let telemetry = &self.telemetry;
+        if let Some(edge) = self.edge {
+            telemetry.lock_edges().closed(edge, clock::now());
+        }
         let (sent, received) = telemetry.lock_table().closed(self.number, clock::now());
         telemetry.push(Record {
             at: clock::wall(),

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 
-use super::{Exposition, State, Telemetry};
+use super::{
+    Batch, Exposition, Graph, Measured, RoundTrips, Since, State, Telemetry, Told, Wanted,
+};
 use crate::clock;
 use crate::cluster::Health;
 use crate::model::Snapshot;
@@ -26,18 +29,33 @@ pub struct Scraper {
     pub certificates: Arc<dyn Fn() -> Vec<Report> + Send + Sync>,
 }
 
+/// How often the kernel is asked for its connections by whoever follows them, in microseconds.
+const KERNEL: u32 = 1_000_000;
+
 impl Scraper {
+    /// Flows, as [`Telemetry::flows`], with those of the kernel.
+    pub async fn flows(&self, wanted: &Wanted, since: Option<Since>, most: usize) -> Batch {
+        let now = clock::kernel_micros();
+        let told = since.and_then(|it| it.kernel);
+        let is_due = told.is_none_or(|told| now.wrapping_sub(told) >= KERNEL);
+        let kernel = if is_due { self.kernel(now).await } else { None };
+        self.telemetry.flows(wanted, since, most, kernel.as_ref())
+    }
+
+    async fn kernel(&self, now: u32) -> Option<Told> {
+        let (reply, told) = oneshot::channel();
+        self.world.send(Command::Connections(reply)).await.ok()?;
+        Some(Told {
+            now,
+            instant: clock::now(),
+            wall: clock::wall(),
+            connections: told.await.ok()?,
+        })
+    }
+
     /// The metrics as they are now.
     pub async fn scrape(&self, exposition: Exposition) -> String {
-        let (reply, told) = oneshot::channel();
-        // An agent that stops has let go of the kernel.
-        let measured = match self.world.send(Command::Measure(reply)).await {
-            Ok(()) => told.await.ok(),
-            Err(_) => None,
-        };
-        for (pair, totals) in measured.iter().flat_map(|it| &it.traffic) {
-            self.telemetry.kernel(pair, *totals);
-        }
+        let measured = self.measure().await;
         let snapshot = self.snapshots.borrow().clone();
         let health = self.health.borrow().clone();
         let state = State {
@@ -48,5 +66,25 @@ impl Scraper {
             now: clock::unix_seconds(),
         };
         self.telemetry.metrics(exposition, &state)
+    }
+
+    /// Who speaks with whom, as it is now.
+    pub async fn graph(&self, round_trips: RoundTrips) -> Graph {
+        self.measure().await;
+        let telemetry = self.telemetry.clone();
+        // Of thousands of workloads it takes a moment, in which nobody is to wait.
+        let graph = spawn_blocking(move || telemetry.graph(&round_trips)).await;
+        graph.unwrap_or_default()
+    }
+
+    /// Asks the kernel, and takes up what it has carried; none from an agent that stops, which has let go of it.
+    async fn measure(&self) -> Option<Measured> {
+        let (reply, told) = oneshot::channel();
+        self.world.send(Command::Measure(reply)).await.ok()?;
+        let measured = told.await.ok()?;
+        for (pair, totals) in &measured.traffic {
+            self.telemetry.kernel(pair, *totals);
+        }
+        Some(measured)
     }
 }

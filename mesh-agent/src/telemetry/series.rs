@@ -138,10 +138,10 @@ impl Table {
     }
 
     /// Takes up what the kernel has counted for a pair since it was asked last: at both ends of what it carries within this
-    /// node, otherwise at the pod's.
-    pub(super) fn kernel(&mut self, pair: &Pair, now: Totals, names: &Names<'_>) {
+    /// node, otherwise at the pod's; returns that.
+    pub(super) fn kernel(&mut self, pair: &Pair, now: Totals, names: &Names<'_>) -> Totals {
         let Some(pod) = pair.pod() else {
-            return;
+            return Totals::default();
         };
         let told = self.kernel.entry(pair.into()).or_insert_with(|| Told {
             pod: pod.key.clone(),
@@ -149,7 +149,7 @@ impl Table {
         });
         let grown = told.totals.grow(now);
         if grown == Totals::default() {
-            return;
+            return grown;
         }
         let directions: &[_] = match pair.carriage {
             Carriage::SameNode => &[Direction::Outbound, Direction::Inbound],
@@ -174,6 +174,7 @@ impl Table {
                 }
             }
         }
+        grown
     }
 
     /// Lets series go whose workloads are gone and that nobody has used for a while, and all objects of older snapshots.

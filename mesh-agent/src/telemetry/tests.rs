@@ -199,7 +199,10 @@ fn bytes_show_while_they_move_and_no_counter_falls() {
     let samples = stage.scrape();
     let destination = ["reporter=\"destination\""];
     assert_eq!(sum(&samples, "istio_tcp_sent_bytes_total", &destination), 9);
-    let closed = stage.telemetry.flows(&Wanted::default(), None, 9).flows;
+    let closed = stage
+        .telemetry
+        .flows(&Wanted::default(), None, 9, None)
+        .flows;
     assert_eq!(closed.len(), 2);
     assert_eq!((closed[0].sent, closed[0].received), (71, 500));
     assert_eq!((closed[1].received, &*closed[1].event), (9, "closed"));
@@ -409,7 +412,7 @@ fn flows_are_told_to_who_asks() {
         denied: true,
         ..Wanted::default()
     };
-    let batch = stage.telemetry.flows(&denied, None, 9);
+    let batch = stage.telemetry.flows(&denied, None, 9, None);
     let [flow] = &batch.flows[..] else {
         panic!("{batch:?}");
     };
@@ -430,10 +433,10 @@ fn flows_are_told_to_who_asks() {
         opened: true,
         ..Wanted::default()
     };
-    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9);
+    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9, None);
     assert!(batch.flows.is_empty());
     open(&stage).close(None);
-    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9);
+    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9, None);
     let events: Vec<_> = batch.flows.iter().map(|it| &*it.event).collect();
     assert_eq!((events, batch.lost), (vec!["opened", "closed"], 0));
 
@@ -443,7 +446,7 @@ fn flows_are_told_to_who_asks() {
             namespace: namespace.map(ToOwned::to_owned),
             ..Wanted::default()
         };
-        stage.telemetry.flows(&wanted, None, 2).flows.len()
+        stage.telemetry.flows(&wanted, None, 2, None).flows.len()
     };
     assert_eq!(of(Some(("shop", "web-0")), None), 2, "the latest of three");
     assert_eq!(of(Some(("shop", "web-1")), None), 0);
@@ -465,4 +468,69 @@ fn what_a_connection_costs() {
         open.close(None);
     }
     println!("{:?} for one connection", began.elapsed() / COUNT);
+}
+
+#[test]
+fn the_map_has_what_is_open_and_the_last_refusal() {
+    let stage = Stage::new(shop());
+    let connection = to_web(&stage.snapshot());
+    let progress = Arc::new(Progress::default());
+    let open = stage
+        .telemetry
+        .open(Arc::new(connection.clone()), progress.clone());
+    progress.add_sent(300);
+    progress.add_received(7);
+    let there = (ip("10.0.0.1"), ip("10.1.0.1"));
+    let graph = stage.telemetry.graph(&RoundTrips::from([(there, 420)]));
+    let ids: Vec<_> = graph.nodes.iter().map(|it| &*it.id).collect();
+    assert_eq!(ids, ["shop/client-5d4f-x1", "shop/web-0"]);
+    assert_eq!(
+        (&*graph.nodes[0].workload, graph.nodes[0].local),
+        ("client", true)
+    );
+    let edge = &graph.edges[0];
+    assert_eq!(edge.service.as_deref(), Some("web.shop.svc.cluster.local"));
+    assert_eq!(
+        (edge.opened, edge.open, edge.sent, edge.received),
+        (1, 1, 300, 7)
+    );
+    assert_eq!(edge.round_trip_us, Some(420));
+    open.close(None);
+    let failure = || Failure::new(Flag::Deny, "because");
+    stage.telemetry.refuse(connection.clone(), failure());
+    stage.telemetry.refuse(connection, failure());
+    let graph = stage.telemetry.graph(&RoundTrips::new());
+    let [edge] = &graph.edges[..] else {
+        panic!("{:?}", graph.edges);
+    };
+    assert_eq!((edge.opened, edge.open, edge.sent), (1, 0, 300));
+    assert_eq!((edge.refused, edge.failed), (2, 0));
+    let last = edge.last_refusal.as_ref().unwrap();
+    assert_eq!(last.reason.as_deref(), Some("because"));
+}
+
+#[test]
+fn refusals_take_half_of_the_map_at_most() {
+    let stage = Stage::new(shop());
+    let target = to_web(&stage.snapshot());
+    let refuse = |number: u32| {
+        let service = Service {
+            key: Key::new("shop", number.to_string().as_str()),
+            ..(**target.service.as_ref().unwrap()).clone()
+        };
+        let connection = Connection {
+            service: Some(Arc::new(service)),
+            ..target.clone()
+        };
+        let failure = Failure::new(Flag::Deny, "because");
+        stage.telemetry.refuse(connection, failure);
+    };
+    (0..5_000).for_each(refuse);
+    let open = stage
+        .telemetry
+        .open(Arc::new(target.clone()), Arc::default());
+    let graph = stage.telemetry.graph(&RoundTrips::new());
+    assert_eq!((graph.edges.len(), graph.left_out), (4097, 904));
+    assert!(graph.edges.iter().any(|it| it.open == 1));
+    drop(open);
 }

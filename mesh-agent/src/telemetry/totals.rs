@@ -40,6 +40,12 @@ impl Totals {
         grown
     }
 
+    /// What a handshake took on average, in microseconds; of what the kernel carries by itself.
+    pub(super) fn handshake(&self) -> Option<u32> {
+        let average = self.handshakes.checked_div(self.opened)?;
+        u32::try_from(average).ok().filter(|it| *it > 0)
+    }
+
     pub(super) fn add(&mut self, other: Self) {
         self.opened += other.opened;
         self.closed += other.closed;
