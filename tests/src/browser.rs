@@ -146,10 +146,14 @@ impl Browser {
             "ArrowDown" => (40, ""),
             other => bail!("no code for {other}"),
         };
-        for kind in ["keyDown", "keyUp"] {
+        let down = if text.is_empty() {
+            "rawKeyDown"
+        } else {
+            "keyDown"
+        };
+        for (kind, text) in [(down, text), ("keyUp", "")] {
             let event = json!({
-                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code,
-                "text": if kind == "keyDown" { text } else { "" },
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text,
             });
             self.call("Input.dispatchKeyEvent", event)?;
         }
