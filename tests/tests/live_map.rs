@@ -223,6 +223,7 @@ fn seen(browser: &mut Browser, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
     browser.screenshot(&output("live-map-dark.png"))?;
     browser.prefer("prefers-color-scheme", "light")?;
     browser.press("Escape")?;
+    browser.evaluate("document.activeElement.blur()")?;
     browser.screenshot(&output("live-map.png"))?;
     by_keyboard(browser)?;
     as_table(browser)?;
@@ -397,7 +398,7 @@ fn large(lab: &Lab, agent: String) -> Result<()> {
     ))?;
     browser.until("document.querySelectorAll(\".edge.active\").length > 500")?;
     let headings =
-        "[...document.querySelectorAll(\".box text\")].map((it) => it.textContent).join()";
+        "[...document.querySelectorAll(\"#titles text\")].map((it) => it.textContent).join()";
     let headings = browser.evaluate(headings)?;
     ensure!(
         headings.as_str().unwrap_or_default().contains("<script>"),

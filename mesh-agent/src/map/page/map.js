@@ -4,6 +4,8 @@
 const PERIOD = 1000;
 /** How long a refusal stands out, in milliseconds. */
 const RECENT = 60_000;
+/** How long a rate stands without another reading, in milliseconds. */
+const SILENT = 5_000;
 const OUTSIDE = "\u0000outside";
 const CELL = { width: 152, height: 30, gapX: 62, gapY: 30 };
 /** What a mark takes with the rate that is written at it, around its middle. */
@@ -82,6 +84,9 @@ function take(graph) {
       edge.up = rate(edge.sent, known.sent, known.up);
       edge.down = rate(edge.received, known.received, known.down);
     }
+    // An agent that does not answer tells of no rate.
+    edge.heard = seconds > 0 || !known ? Date.now() : known.heard;
+    if (Date.now() - edge.heard > SILENT) edge.up = edge.down = 0;
     if (edge.up < 1) edge.up = 0;
     if (edge.down < 1) edge.down = 0;
     state.edges.set(key, edge);
@@ -279,13 +284,16 @@ function place(ids) {
   const focused = document.activeElement?.dataset?.id;
   drawn.places = cells;
   drawn.around = [...cells.values()];
-  drawn.size = { width, height };
+  // The last mark's rate has a place, too.
+  drawn.size = { width: width + 24, height };
   for (const [key, line] of drawn.lines) removeLine(key, line);
-  $("boxes").replaceChildren(...boxes.map((box) => {
+  $("boxes").replaceChildren(...boxes.map((box) =>
+    svg("rect", { x: box.x, y: box.y, width: box.width, height: box.height, rx: 10 })));
+  $("titles").replaceChildren(...boxes.map((box) => {
     const name = box.name === OUTSIDE ? "Outside" : box.name;
     const text = svg("text", { x: box.x + BOX.pad, y: box.y + 20 }, short(name, box.width - 2 * BOX.pad - 30));
-    if (box.name !== OUTSIDE) text.append(svg("tspan", { class: "count", dx: 6 }, String(box.all.length)));
-    return svg("g", { class: "box" }, svg("rect", { x: box.x, y: box.y, width: box.width, height: box.height, rx: 10 }), text);
+    if (box.name !== OUTSIDE) text.append(svg("tspan", { dx: 6 }, String(box.all.length)));
+    return text;
   }));
   drawn.cells.clear();
   for (const [id, at] of cells) drawn.cells.set(id, makeCell(id, at, ids.get(id)));
@@ -507,6 +515,11 @@ function ofPair(key) {
   return { title: `${label(source)} → ${label(destination)}`, sections };
 }
 
+/** Why it was refused, with the policy if that is not said already. */
+function why(it) {
+  const reason = it.reason ?? it.flag;
+  return it.policy && !reason.includes(it.policy) ? `${reason} (${it.policy})` : reason;
+}
 const kindOf = (edge) => edge.opened > 0 ? edge.carriage : edge.refused > 0 ? "refused" : edge.failed > 0 ? "failed" : edge.carriage;
 const go = (id, text) => html("button", { type: "button", class: "link", "data-go": id, onclick: () => select({ node: id }, true) }, text);
 
@@ -536,9 +549,9 @@ function refusals(pairs) {
   all.sort((a, b) => (a.last_refusal.time < b.last_refusal.time ? 1 : -1));
   const items = all.slice(0, 20).map(({ last_refusal: it, ...edge }) => html("li", {},
     html("div", { class: "way" }, icon(it.verdict === "denied" ? "refused" : "failed"), `${label(edge.source)} → ${label(edge.destination)}`),
-    html("p", { class: it.verdict === "denied" ? "bad" : "" }, it.reason ?? it.flag),
+    html("p", { class: it.verdict === "denied" ? "bad" : "" }, why(it)),
     html("p", { class: "note" }, [`${it.time.slice(0, 10)} ${it.time.slice(11, 19)} UTC`, `port ${it.destination.address.split(":").pop()}`,
-      !it.reason?.includes(it.policy) && it.policy, it.hook && `in the kernel (${it.hook})`].filter(Boolean).join("; "))));
+      it.hook && `in the kernel (${it.hook})`].filter(Boolean).join("; "))));
   return section("Last refusals", items, "None.");
 }
 
@@ -555,7 +568,7 @@ const COLUMNS = [
   { id: "open", name: "Open", number: true, of: (it) => number(it.open), by: (it) => it.open },
   { id: "trip", name: "Round trip", number: true, of: (it) => latency(it.round_trip_us), by: (it) => it.round_trip_us ?? -1 },
   { id: "refused", name: "Refused", number: true, of: (it) => number(it.refused), by: (it) => it.refused },
-  { id: "last", name: "Last refusal", text: true, of: (it) => it.last_refusal ? [it.last_refusal.reason ?? it.last_refusal.flag, it.last_refusal.policy].filter(Boolean).join("; ") : "" },
+  { id: "last", name: "Last refusal", text: true, of: (it) => it.last_refusal ? why(it.last_refusal) : "" },
 ];
 const rows = new Map();
 
