@@ -210,7 +210,10 @@ fn seen(browser: &mut Browser, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
     }
     refusal(browser)?;
     // Kept for who reads of it.
-    sleep(2 * BEAT);
+    browser.until(&format!(
+        "document.querySelectorAll(\".edge.active\").length >= {}",
+        TRAFFIC.len()
+    ))?;
     try_it(pods);
     browser.until(&format!(
         "{}?.classList.contains(\"recent\")",

@@ -247,12 +247,14 @@ function curve(a, b, cells, marks) {
   const own = blend(blend(from, control, start), blend(control, to, start), end);
   const [p, q] = [at(start), at(end)];
   const places = [0.5, 0.46, 0.54, 0.42, 0.58, 0.37, 0.63, 0.32, 0.68, 0.27, 0.73, 0.22, 0.78, 0.17, 0.83, 0.12, 0.88].map((it) => at(start + (end - start) * it));
-  const free = (marks.length < FEW && places.find((point) => !cells.some((cell) => collides(point, cell)) && !marks.some((mark) => near(point, mark))))
-    || places.find((point) => !cells.some((cell) => inside(point, cell, 8)));
+  const roomy = marks.length < FEW
+    && places.find((point) => !cells.some((cell) => collides(point, cell)) && !marks.some((mark) => near(point, mark)));
+  const free = roomy || places.find((point) => !cells.some((cell) => inside(point, cell, 8)));
   const round = (it) => Math.round(it * 10) / 10;
   return {
     path: `M${round(p.x)} ${round(p.y)}Q${round(own.x)} ${round(own.y)} ${round(q.x)} ${round(q.y)}`,
     mark: free ?? places[0],
+    roomy: Boolean(roomy),
   };
 }
 
@@ -356,6 +358,7 @@ function paintPair(pair) {
         svg("circle", { r: 8 }), svg("use", { x: -8, y: -8, width: 16, height: 16 }), svg("text", { x: 11, y: 3.5 }), svg("title")),
     };
     line.path.dataset.pair = line.mark.dataset.pair = pair.key;
+    line.mark.dataset.roomy = at.roomy;
     $("lines").append(line.path);
     $("marks").append(line.mark);
     drawn.lines.set(pair.key, line);
