@@ -157,7 +157,8 @@ function layout(ids) {
     spaces.get(name).push(id);
   }
   const sorted = [...spaces].sort(([a], [b]) => (a === OUTSIDE) - (b === OUTSIDE) || (a < b ? -1 : 1));
-  const view = $("map-view");
+  // As wide as it is without details, so that nothing moves when somebody looks at them.
+  const view = document.querySelector("main");
   // Of several ways to arrange them, the one that shows them largest.
   let best = null;
   for (const shape of [0.3, 0.5, 0.8, 1.2]) {
@@ -264,7 +265,7 @@ const drawn = { cells: new Map(), lines: new Map(), places: new Map(), around: [
 
 function draw() {
   const ids = shown();
-  const view = $("map-view");
+  const view = document.querySelector("main");
   const signature = JSON.stringify([[...ids].sort(), Math.round(view.clientWidth / 200), Math.round(view.clientHeight / 200)]);
   if (signature !== state.drawn) {
     state.drawn = signature;
