@@ -66,12 +66,7 @@ pub async fn run(
 
     let network = Network::open(&config.state)?;
     network.prepare(&[]).await?;
-    let mut dataplane = Dataplane::load(dataplane::Options {
-        bpffs: config.bpffs.clone(),
-        mode: config.attach,
-        cgroup: config.cgroup.clone(),
-    })?;
-    dataplane.attach_node()?;
+    let mut dataplane = dataplane(&config)?;
     let refused = dataplane.events()?;
 
     let (listeners, slots) = Listeners::open()?;
@@ -106,23 +101,16 @@ pub async fn run(
         parts.spawn(part(untaint));
     }
     let (health, how) = config.source.health();
+    let reported = certificates.clone();
     let scraper = Scraper {
         telemetry: telemetry.clone(),
         snapshots: snapshots.clone(),
         world: commands.clone(),
         health: how,
-        certificates: {
-            let certificates = certificates.clone();
-            Arc::new(move || certificates.report())
-        },
+        certificates: Arc::new(move || reported.report()),
     };
     let ports = Ports::default();
-    let own = Told {
-        flags,
-        logging: logging.clone(),
-        ports: ports.clone(),
-    };
-    let sources = sources(&config, scraper, own);
+    let sources = sources(&config, scraper, flags, &logging, &ports);
     let servers = Servers::new(&config, &sources, &ports, logging);
     let (tunnels, allowed) = (sources.tunnels.clone(), sources.connections.clone());
     let admin = AdminServer::bind(&config.admin_socket, sources)?;
@@ -141,12 +129,8 @@ pub async fn run(
     // Open connections outlive the order to stop; everything else ends with it.
     let stopped = &ending.stopped;
     parts.spawn(part(carrier.allowed().run(stopped.clone())));
-    let refusals = telemetry::refusals(
-        refused,
-        snapshots.clone(),
-        telemetry.clone(),
-        shutdown.clone(),
-    );
+    let (world_of, to) = (snapshots.clone(), telemetry.clone());
+    let refusals = telemetry::refusals(refused, world_of, to, shutdown.clone());
     parts.spawn(part(refusals));
     // Ends by itself, after it has told of the last connection.
     let mut log = JoinSet::new();
@@ -230,15 +214,26 @@ fn signer(config: &Run) -> anyhow::Result<Arc<dyn Signer>> {
     }
 }
 
-/// What the process tells of itself.
-struct Told {
-    flags: BTreeMap<String, String>,
-    logging: Logging,
-    ports: Ports,
+/// The kernel's side, with what the node itself needs attached.
+fn dataplane(config: &Run) -> Result<Dataplane, dataplane::Error> {
+    let mut dataplane = Dataplane::load(dataplane::Options {
+        bpffs: config.bpffs.clone(),
+        mode: config.attach,
+        cgroup: config.cgroup.clone(),
+    })?;
+    dataplane.attach_node()?;
+    Ok(dataplane)
 }
 
 /// What answers questions about this agent.
-fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
+fn sources(
+    config: &Run,
+    scraper: Scraper,
+    flags: BTreeMap<String, String>,
+    logging: &Logging,
+    ports: &Ports,
+) -> admin::Sources {
+    let (logging, ports) = (logging.clone(), ports.clone());
     let (health, certificates) = (scraper.health.clone(), scraper.certificates.clone());
     let counters = scraper.telemetry.counters.clone();
     let connections = Arc::new(Allowed::new(scraper.snapshots.clone(), counters));
@@ -250,10 +245,10 @@ fn sources(config: &Run, scraper: Scraper, told: Told) -> admin::Sources {
         scraper,
         tunnels: Arc::default(),
         connections,
-        ports: Arc::new(move || told.ports.report()),
-        log: Arc::new(move || told.logging.recent()),
+        ports: Arc::new(move || ports.report()),
+        log: Arc::new(move || logging.recent()),
         cluster: config.remote_ca.ca_cluster.clone(),
-        flags: told.flags,
+        flags,
     }
 }
 

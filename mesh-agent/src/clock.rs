@@ -2,6 +2,9 @@
 
 use std::time::{Instant, SystemTime};
 
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+
 /// The current instant.
 pub fn now() -> Instant {
     Instant::now()
@@ -16,4 +19,14 @@ pub fn wall() -> SystemTime {
 pub fn unix_seconds() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed();
     since.map_or(0, |it| it.as_secs())
+}
+
+/// The clock of the kernel's records: microseconds of `CLOCK_MONOTONIC`, which wrap around.
+pub fn kernel_micros() -> u32 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    let micros = now.map_or(0, |it| it.num_microseconds());
+    #[expect(clippy::cast_possible_truncation, reason = "it wraps around")]
+    #[expect(clippy::cast_sign_loss, reason = "never before the boot")]
+    let micros = micros as u32;
+    micros
 }

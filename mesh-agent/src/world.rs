@@ -28,10 +28,10 @@ use crate::attachments::{self, Record, Store};
 use crate::causes::causes;
 use crate::clock;
 use crate::dataplane::plan::{Interface, Interfaces};
-use crate::dataplane::{self, Carried, Dataplane};
+use crate::dataplane::{self, Carried, Connection, Dataplane};
 use crate::handover::{Followed, Ownership};
 use crate::ipam::Ipam;
-use crate::model::{Attached, Change, Event, Snapshot};
+use crate::model::{Attached, Change, Event, Snapshot, Workload};
 use crate::netns;
 use crate::network::{self, Network, Uplink};
 use crate::revocation::{ByNetns, Revocations};
@@ -73,6 +73,8 @@ pub enum Command {
     Describe(oneshot::Sender<Node>),
     /// What the kernel's side has counted; less to find out than [`Command::Describe`].
     Measure(oneshot::Sender<Measured>),
+    /// The connections that the kernel carries by itself, or has carried lately.
+    Connections(oneshot::Sender<Vec<(Pair, Connection)>>),
     /// What keeps the agent from serving its node.
     Pending(oneshot::Sender<Vec<Problem>>),
 }
@@ -547,6 +549,9 @@ impl World {
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Command::Connections(reply) => {
+                let _ = reply.send(self.connections());
+            }
             Command::Measure(reply) => {
                 let _ = reply.send(self.measure());
             }
@@ -836,38 +841,58 @@ impl World {
             );
             BTreeMap::new()
         });
+        let pods = self.pods_by_interface();
+        let of_pods = carried.into_iter().filter(|(key, _)| of(key.ifindex));
+        let pair =
+            |(key, carried): (TrafficKey, Carried)| Some((self.pair(&pods, &key)?, carried.into()));
+        of_pods.filter_map(pair).collect()
+    }
+
+    /// The connections that the kernel carries by itself, and whom they are between.
+    fn connections(&self) -> Vec<(Pair, Connection)> {
+        let connections = self.dataplane.connections().unwrap_or_else(|error| {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the kernel's connections cannot be read"
+            );
+            Vec::new()
+        });
+        let pods = self.pods_by_interface();
+        let pair = |it: Connection| Some((self.pair(&pods, &it.key)?, it));
+        connections.into_iter().filter_map(pair).collect()
+    }
+
+    fn pods_by_interface(&self) -> HashMap<u32, Arc<Workload>> {
         let interfaces = self.interfaces.iter();
-        let pods: HashMap<u32, _> = interfaces
-            .filter_map(|(attachment, interface)| {
-                let pod = self.snapshot.workload_by_attachment(attachment)?;
-                of(interface.index).then_some((interface.index, pod))
-            })
-            .collect();
-        let pair = |(key, carried): (TrafficKey, Carried)| {
-            let pod = Some((*pods.get(&key.ifindex)?).clone());
-            let peer = Some(key.peer).filter(|it| *it != Addr::NONE);
-            let peer = peer.map(IpAddr::from);
-            let known = peer.and_then(|it| self.snapshot.workload_by_addr(it).cloned());
-            let (carriage, direction) = match key.way {
-                way if way == Way::Local as u32 => (Carriage::SameNode, Direction::Outbound),
-                way if way == Way::PlainFromPod as u32 => (Carriage::Plain, Direction::Outbound),
-                _ => (Carriage::Plain, Direction::Inbound),
-            };
-            let (source, destination) = match direction {
-                Direction::Outbound => (pod, known),
-                Direction::Inbound => (known, pod),
-            };
-            let pair = Pair {
-                interface: key.ifindex,
-                peer,
-                source,
-                destination,
-                carriage,
-                direction,
-            };
-            Some((pair, carried.into()))
+        let pod = |(attachment, interface): (&Attachment, &Interface)| {
+            let pod = self.snapshot.workload_by_attachment(attachment)?;
+            Some((interface.index, pod.clone()))
         };
-        carried.into_iter().filter_map(pair).collect()
+        interfaces.filter_map(pod).collect()
+    }
+
+    fn pair(&self, pods: &HashMap<u32, Arc<Workload>>, key: &TrafficKey) -> Option<Pair> {
+        let pod = Some(pods.get(&key.ifindex)?.clone());
+        let peer = Some(key.peer).filter(|it| *it != Addr::NONE);
+        let peer = peer.map(IpAddr::from);
+        let known = peer.and_then(|it| self.snapshot.workload_by_addr(it).cloned());
+        let (carriage, direction) = match key.way {
+            way if way == Way::Local as u32 => (Carriage::SameNode, Direction::Outbound),
+            way if way == Way::PlainFromPod as u32 => (Carriage::Plain, Direction::Outbound),
+            _ => (Carriage::Plain, Direction::Inbound),
+        };
+        let (source, destination) = match direction {
+            Direction::Outbound => (pod, known),
+            Direction::Inbound => (known, pod),
+        };
+        Some(Pair {
+            interface: key.ifindex,
+            peer,
+            source,
+            destination,
+            carriage,
+            direction,
+        })
     }
 
     /// What cannot be read is absent.

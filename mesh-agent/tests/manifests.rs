@@ -90,6 +90,28 @@ fn what_prometheus_is_told_is_where_the_agent_serves() {
     let port = annotations["prometheus.io/port"].as_str().unwrap();
     let address = config.http.metrics_address.to_string();
     assert!(address.ends_with(&format!(":{port}")), "{address}");
+    let job = &document("monitoring/prometheus.yaml")["scrape_configs"][0];
+    let replacements = job["relabel_configs"].as_sequence().unwrap().iter();
+    let mut replacements = replacements.filter_map(|it| it["replacement"].as_str());
+    assert!(replacements.all(|it| it.ends_with(&format!(":{port}"))));
+}
+
+#[test]
+fn the_operator_is_told_what_prometheus_is() {
+    let rules = document("monitoring/rules.yaml");
+    let for_operator = document("monitoring/prometheusrule.yaml");
+    assert_eq!(for_operator["spec"]["groups"], rules["groups"]);
+
+    let endpoint = &document("monitoring/podmonitor.yaml")["spec"]["podMetricsEndpoints"][0];
+    let endpoint = serde_json::to_string(&endpoint["relabelings"]).unwrap();
+    let named_alike = endpoint
+        .replace("sourceLabels", "source_labels")
+        .replace("targetLabel", "target_label");
+    let steps: Vec<Value> = serde_json::from_str(&named_alike).unwrap();
+    let job = &document("monitoring/prometheus.yaml")["scrape_configs"][0];
+    let (of_operator, common) = steps.split_last().unwrap();
+    assert_eq!(common, job["relabel_configs"].as_sequence().unwrap());
+    assert_eq!(of_operator["action"], "labeldrop");
 }
 
 fn all() -> Vec<Value> {
@@ -103,6 +125,14 @@ fn pods() -> Vec<PodSpec> {
 fn containers(pod: PodSpec) -> Vec<Container> {
     let first = pod.init_containers.into_iter().flatten();
     first.chain(pod.containers).collect()
+}
+
+/// A file of one document.
+fn document(name: &str) -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(name);
+    serde_yaml_ng::from_str(&fs::read_to_string(file).expect(name)).unwrap()
 }
 
 /// The objects of a directory, by the files that its kustomization names, which must be all that there are.

@@ -23,10 +23,14 @@ pub struct Record {
     pub recorded: u32,
     /// From the first packet to the one that completed the handshake, in microseconds; 0 until that one.
     pub handshake: u32,
+    /// When an end was done last, or the connection was reset, as [`Record::recorded`]; 0 until then.
+    pub ended: u32,
+    /// Zero.
+    pub zero: u32,
     /// Bytes that the pod has sent, and its peer. Of a flow between two pods of this node, each record has its pod's alone.
     pub bytes: [u64; 2],
 }
-abi!(Record, size = 48, align = 8);
+abi!(Record, size = 56, align = 8);
 
 /// Bits of [`Record::state`].
 pub mod state {
@@ -84,19 +88,15 @@ impl Record {
             first: [0; 2],
             recorded,
             handshake: 0,
+            ended: 0,
+            zero: 0,
             bytes: [0; 2],
         }
     }
 
     /// Counts a segment with `length` bytes of data, and tells what it has brought about.
     #[inline(always)]
-    pub fn take(
-        &mut self,
-        end: End,
-        packet: &Packet,
-        length: u32,
-        now: impl FnOnce() -> u32,
-    ) -> u32 {
+    pub fn take(&mut self, end: End, packet: &Packet, length: u32, now: impl Fn() -> u32) -> u32 {
         if self.state & state::CLOSED != 0 {
             return 0;
         }
@@ -125,6 +125,7 @@ impl Record {
             }
         }
         if packet.has(Packet::RST) {
+            self.ended = now() | 1;
             return news::RESET;
         }
         let mut brought = 0;
@@ -136,6 +137,7 @@ impl Record {
         }
         if packet.has(Packet::FIN) && self.state & done == 0 {
             self.state |= done;
+            self.ended = now() | 1;
             brought |= news::DONE;
         }
         brought

@@ -96,6 +96,7 @@ fn reset(
         }
         before |= theirs.state;
         theirs.state |= state::CLOSED;
+        theirs.ended = record.ended;
     }
     if before & state::OPENED == 0 {
         add(&raw mut totals.failed, 1);

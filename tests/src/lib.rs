@@ -24,6 +24,7 @@ pub mod peer;
 pub mod pod;
 pub mod process;
 pub mod programs;
+pub mod promql;
 pub mod reach;
 pub mod rules;
 pub mod site;

@@ -16,8 +16,8 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_map_type;
 use mesh_common::addr::Addr;
 use mesh_common::maps::{
-    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, OWN_FLOWS, Pod, PolicyEntry, PolicyKey, Service,
-    Slot, Workload,
+    ALL_FLOWS, ClassKey, Config, Flow, FlowKey, Pod, PolicyEntry, PolicyKey, Service, Slot,
+    Workload,
 };
 use mesh_common::steer::Origin;
 use mesh_common::traffic::Record;
@@ -39,6 +39,8 @@ pub fn path() -> PathBuf {
 /// The loaded object. Its maps are pinned in a file system of its own, which goes with it.
 pub struct Object {
     ebpf: Ebpf,
+    /// The tables of flows by their keys in `FLOWS`.
+    flows: BTreeMap<u32, Flows>,
     _pins: Bpffs,
     _directory: TempDir,
 }
@@ -98,6 +100,7 @@ impl Object {
         }
         Ok(Self {
             ebpf,
+            flows: BTreeMap::new(),
             _pins: pins,
             _directory: directory,
         })
@@ -142,32 +145,35 @@ impl Object {
 
     /// Gives every pod a table of flows of its own, and all of them one.
     fn add_flows(&mut self, table: &Table) -> Result<()> {
+        let mut made = BTreeMap::new();
         let mut tables: HashOfMaps<_, u32, Flows> = self.map(names::MAP_FLOWS)?.try_into()?;
         for index in table.pods.keys().chain([&ALL_FLOWS]) {
             let declared = aya_obj::Map::new_from_params(
                 bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32,
                 u32::try_from(size_of::<FlowKey>())?,
                 u32::try_from(size_of::<Record>())?,
-                OWN_FLOWS,
+                FLOWS,
                 0,
             );
             let map = MapData::create(declared, names::MAP_FLOWS, None)?;
-            tables.insert(index, &Flows::try_from(Map::LruHashMap(map))?, 0)?;
+            let flows = Flows::try_from(Map::LruHashMap(map))?;
+            tables.insert(index, &flows, 0)?;
+            made.insert(*index, flows);
         }
+        self.flows = made;
         Ok(())
     }
 
     /// Replaces all recorded flows; each stands in its pod's own table, which only pods of [`Table::cluster`] have.
     pub fn set_flows(&mut self, table: &Table) -> Result<()> {
-        let mut tables = self.tables()?;
-        for flows in tables.values_mut() {
+        for flows in self.flows.values_mut() {
             let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
             for key in keys {
                 flows.remove(&key)?;
             }
         }
         for (key, flow) in &table.flows {
-            let own = tables.get_mut(&key.ifindex).context("no such pod")?;
+            let own = self.flows.get_mut(&key.ifindex).context("no such pod")?;
             own.insert(key, Record::new(*flow, 0), 0)?;
         }
         Ok(())
@@ -176,7 +182,7 @@ impl Object {
     /// All recorded flows.
     pub fn flows(&mut self) -> Result<BTreeMap<FlowKey, Flow>> {
         let mut all = BTreeMap::new();
-        for flows in self.tables()?.values() {
+        for flows in self.flows.values() {
             for entry in flows {
                 let (key, record) = entry?;
                 // The pod's own comes after that of all, and counts.
@@ -184,16 +190,6 @@ impl Object {
             }
         }
         Ok(all)
-    }
-
-    /// The tables of flows by their keys.
-    fn tables(&mut self) -> Result<BTreeMap<u32, Flows>> {
-        let tables: HashOfMaps<_, u32, Flows> = self.map(names::MAP_FLOWS)?.try_into()?;
-        let table = |key: Result<u32, _>| -> Result<_> {
-            let key = key?;
-            Ok((key, tables.get(&key, 0)?))
-        };
-        tables.keys().map(table).collect()
     }
 
     /// Puts a listener into those slots whose index is chosen, and empties the others.
@@ -331,6 +327,9 @@ fn is_at_egress(hook: Hook) -> bool {
 /// Programs that the agent does without on older kernels, and the first kernel that takes each.
 const OPTIONAL: [(&str, KernelVersion); 1] =
     [(names::PROGRAM_TO_NODE, KernelVersion::new(5, 17, 0))];
+
+/// Flows in a table: few, as each packet has all tables read.
+const FLOWS: u32 = 512;
 
 /// A table of flows.
 type Flows = HashMap<MapData, FlowKey, Record>;

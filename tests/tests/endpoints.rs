@@ -115,7 +115,7 @@ fn of_a_node_with_a_tunnel() -> Result<()> {
             assert_eq!(get(from, at(n1, HEALTH), "/healthz/ready")?.0, 200);
             let (status, metrics) = get(from, at(n1, METRICS), "/metrics")?;
             assert!(
-                status == 200 && metrics.contains("mesh_build_info"),
+                status == 200 && metrics.contains("istio_build"),
                 "{metrics}"
             );
             let (status, _) = get(from, at(n1, METRICS), "/config_dump")?;

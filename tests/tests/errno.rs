@@ -1,6 +1,7 @@
 //! What `connect()` says of a refusal, and that it says so at once: `EPERM` where the node knows that policy is the reason,
 //! `ECONNREFUSED` where nobody listens or another node refuses.
 
+use std::fs;
 use std::io::ErrorKind::{self, ConnectionRefused, ConnectionReset, PermissionDenied};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,10 +10,12 @@ use anyhow::Result;
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::Exactly;
-use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::holdings::Holdings;
+use mesh_tests::lab::{Lab, scenario, scenario_with};
 use mesh_tests::pod::Pod;
 use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 /// Well before a SYN is sent again.
@@ -27,6 +30,60 @@ fn connect_tells_why() -> Result<()> {
             if enrolled { builder.ambient() } else { builder }.create()?;
             tell(lab, namespace)?;
         }
+        Ok(())
+    })
+}
+
+/// Where the agents are told to find the pods' cgroup.
+const CGROUP: &str = "/run/mesh-errno-cgroup";
+
+/// The tree of cgroups of version 2, mounted once more; dropping it unmounts.
+struct Cgroup;
+
+impl Cgroup {
+    fn mount() -> Result<Self> {
+        fs::create_dir_all(CGROUP)?;
+        let (kind, flags) = (Some("cgroup2"), MsFlags::empty());
+        mount(kind, CGROUP, kind, flags, None::<&str>)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // What fails here fails the next mount.
+        let _ = umount2(CGROUP, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(CGROUP);
+    }
+}
+
+#[test]
+fn connect_tells_why_whatever_becomes_of_the_mount_of_cgroups() -> Result<()> {
+    let mounted = Cgroup::mount()?;
+    scenario_with("errno_cgroup", &["--cgroup", CGROUP], |lab| {
+        let client = lab.pod("client").on("n1").create()?;
+        let near = lab.pod("near").on("n1").create()?;
+        let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress"] });
+        lab.policy("NetworkPolicy", "default", "nobody", spec)?;
+        let node = lab.node("n1");
+        let tells = || {
+            for family in Family::BOTH {
+                refused(&client, near.at(family, 8080), &[PermissionDenied]);
+            }
+            Holdings::of(node)
+        };
+        let before = tells()?;
+        drop(mounted);
+        assert_eq!(tells()?, before, "unmounted");
+        node.agent().stop()?;
+        node.agent().start()?;
+        let log = node.agent().log();
+        assert!(log.contains("see --cgroup"), "{log}");
+        assert_eq!(tells()?, before, "by the programs of the agent before");
+        let _mounted = Cgroup::mount()?;
+        node.agent().stop()?;
+        node.agent().start()?;
+        assert_eq!(tells()?, before, "mounted again");
         Ok(())
     })
 }

@@ -169,6 +169,11 @@ fn what_the_kernel_carries_is_exact() -> Result<()> {
         eventually("it is told", SOON, || {
             Ok(Metrics::of(node)?.sum(failed, &labels) == 2)
         })?;
+        let told = flows(node, &["--pod", "shop/client", "--last", "500"])?;
+        let closed = told.iter().filter(|it| {
+            it["carriage"] == "same_node" && it["event"] == "closed" && it["sent"] == BYTES
+        });
+        assert_eq!(closed.count() as u64, 2 * CONNECTIONS, "{told:?}");
         // What a pod has carried is told once more when it is gone.
         let labels = ["mesh_carriage=\"same_node\"", "reporter=\"source\""];
         exchange(&client, web.at(Family::V4, 8080))?;

@@ -12,6 +12,7 @@ mod e2e;
 mod ebpf;
 mod fuzz;
 mod image;
+mod prometheus;
 mod shell;
 mod test;
 mod tidy;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{self, cargo, command, is_installed, require_root, root, step};
-use crate::{build, ebpf};
+use crate::{build, ebpf, prometheus};
 
 /// Which tests to run; without one of the three flags, all.
 #[derive(clap::Args)]
@@ -64,12 +64,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         finish(&mut scenarios(&[PACKETS.to_owned()]), filter)?;
     }
     if all || args.netns {
+        let path = prometheus::path()?;
         let binaries = build::run(&build::Args::DEBUG)?;
         step("scenarios");
         let mut names = scenario_files()?;
         names.retain(|name| ![PACKETS, IPVS].contains(&name.as_str()));
         let mut command = scenarios(&names);
-        command.env("MESH_BIN_DIR", binaries);
+        command.env("MESH_BIN_DIR", binaries).env("PATH", path);
         command.env("MESH_LAB_MTU", args.mtu.to_string());
         if args.no_offloads {
             command.env("MESH_LAB_OFFLOADS", "off");

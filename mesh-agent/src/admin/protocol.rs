@@ -9,7 +9,7 @@ use crate::inspect::{End, PolicyReport, Problem, Question, Trace};
 use crate::listing::{Services, Tunnels, Workloads};
 use crate::pki::Report;
 use crate::status::Status;
-use crate::telemetry::{Batch, Exposition, Filter, Graph, Wanted};
+use crate::telemetry::{Batch, Exposition, Filter, Graph, Since, Wanted};
 
 /// Where the agent listens unless its flags say otherwise.
 pub const ADMIN_SOCKET: &str = "/run/mesh-cni/admin.sock";
@@ -36,8 +36,8 @@ pub enum Request {
     Flows {
         /// Which.
         wanted: Wanted,
-        /// From this number on, as an earlier answer told it; the latest if there is none.
-        since: Option<u64>,
+        /// From here on, as an earlier answer told it; the latest if there is none.
+        since: Option<Since>,
         /// At most so many of the latest.
         most: usize,
     },

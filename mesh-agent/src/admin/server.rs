@@ -90,7 +90,7 @@ impl Sources {
                 wanted,
                 since,
                 most,
-            } => Response::Flows(self.scraper.telemetry.flows(wanted, *since, *most)),
+            } => Response::Flows(self.scraper.flows(wanted, *since, *most).await),
             Request::Log(filter) => {
                 let telemetry = &self.scraper.telemetry;
                 if let Some(filter) = filter {

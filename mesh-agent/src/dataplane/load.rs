@@ -29,7 +29,7 @@ use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
-use super::traffic::{Carried, carried};
+use super::traffic::{Carried, Connection, carried, connections};
 use super::{Error, Events, attached, bpffs, strays, sys};
 use crate::causes::causes;
 use crate::model::{Change, Snapshot, WorkloadKey};
@@ -382,6 +382,12 @@ impl Dataplane {
             totals.push((*key, *it));
         })
         .map_err(Error::Flows)?;
+        let known = |peer: &Addr| self.workloads.get(peer).is_some();
+        Ok(carried(totals, &self.connections()?, known))
+    }
+
+    /// The connections that the kernel carries by itself, or has carried lately.
+    pub fn connections(&self) -> Result<Vec<Connection>, Error> {
         let mut records = Vec::new();
         self.flows.read(|key, record| {
             // Most records are of flows that nobody counts.
@@ -391,15 +397,13 @@ impl Dataplane {
         })?;
         let own = |flow: &FlowKey| {
             let pod = self.pods.get(&flow.ifindex)?;
-            let by_family = if flow.peer.is_v4() {
+            Some(if flow.peer.is_v4() {
                 pod.addr4
             } else {
                 pod.addr6
-            };
-            Some(by_family)
+            })
         };
-        let known = |peer: &Addr| self.workloads.get(peer).is_some();
-        Ok(carried(totals, records, own, known))
+        Ok(connections(records, own))
     }
 
     fn forget_traffic(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
@@ -434,7 +438,7 @@ impl Dataplane {
         Ok(all)
     }
 
-    /// Packets by what became of them, of all processors; pairs without any are left out.
+    /// Packets by what became of them, of all processors.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -450,7 +454,6 @@ impl Dataplane {
                 packets.push((*hook, *outcome, read.iter().sum()));
             }
         }
-        packets.retain(|(_, _, count)| *count > 0);
         Ok(packets)
     }
 

@@ -23,4 +23,4 @@ pub use events::Events;
 pub use load::{Dataplane, Options, cgroup_root};
 pub use maps::Fill;
 pub use refused::Refused;
-pub use traffic::Carried;
+pub use traffic::{Carried, Connection};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_common::addr::Addr;
+use mesh_common::addr::{Addr, Port};
 use mesh_common::maps::{FlowKey, Opener};
 use mesh_common::traffic::{Record, Traffic, TrafficKey, Way, state};
 
@@ -23,21 +23,122 @@ pub struct Carried {
     pub handshakes: u64,
 }
 
-/// One end's part of a connection that is not over.
-#[derive(Clone, Copy, Default)]
-struct Half {
-    is_open: bool,
-    is_done: bool,
-    bytes: u64,
+/// A connection that the kernel carries by itself, or has carried lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The pod and its peer; the latter by its address whoever it is.
+    pub key: TrafficKey,
+    /// The pod's address.
+    pub own: Addr,
+    /// Ports of the opener and of the other end.
+    pub ports: (Port, Port),
+    /// Whether its handshake was completed.
+    pub was_open: bool,
+    /// Bytes that the opener has sent, and the other end.
+    pub bytes: [u64; 2],
+    /// When its first packet came: microseconds of the kernel's monotonic clock, which wrap around.
+    pub began: u32,
+    /// From then to the end of the handshake, in microseconds.
+    pub handshake: u32,
+    /// When it ended, by the same clock; none while it is open.
+    pub ended: Option<u32>,
+    /// Whether it ended by a reset.
+    pub is_reset: bool,
+    /// Whether the opener has sent all it will, and the other end.
+    pub is_done: [bool; 2],
 }
 
-/// Adds what open connections have carried so far.
-///
-/// `own`: the address of the pod whose flow it is, as the peer knows it. `known`: whether an address is a workload's.
-pub(super) fn carried(
-    totals: impl IntoIterator<Item = (TrafficKey, Traffic)>,
+/// The connections that records tell of. `own`: the address of the pod whose flow it is, as the peer knows it.
+pub(super) fn connections(
     records: impl IntoIterator<Item = (FlowKey, Record)>,
     own: impl Fn(&FlowKey) -> Option<Addr>,
+) -> Vec<Connection> {
+    let mut all = Vec::new();
+    // Between two pods of this node each has a record with what it has sent; the opener's comes with the ports in their order.
+    let mut local: HashMap<_, [Option<Record>; 2]> = HashMap::new();
+    for (flow, record) in records {
+        let by_pod = record.flow.opener == Opener::Pod as u32;
+        if !by_pod && record.flow.opener != Opener::Peer as u32 {
+            continue;
+        }
+        let ports = if by_pod {
+            (flow.pod_port, flow.peer_port)
+        } else {
+            (flow.peer_port, flow.pod_port)
+        };
+        let Some(own) = own(&flow) else {
+            continue;
+        };
+        if record.flow.neighbour == 0 {
+            let [pod, peer] = record.bytes;
+            let (way, bytes) = if by_pod {
+                (Way::PlainFromPod, [pod, peer])
+            } else {
+                (Way::PlainToPod, [peer, pod])
+            };
+            let done = [state::POD_DONE, state::PEER_DONE].map(|it| record.state & it != 0);
+            let is_done = if by_pod { done } else { [done[1], done[0]] };
+            let key = (key(flow.ifindex, way, flow.peer), own);
+            all.push(connection(
+                key,
+                ports,
+                &record,
+                bytes,
+                is_done,
+                record.ended,
+            ));
+            continue;
+        }
+        let key = if by_pod {
+            (key(flow.ifindex, Way::Local, flow.peer), own)
+        } else {
+            (key(record.flow.neighbour, Way::Local, own), flow.peer)
+        };
+        local.entry((key, ports)).or_default()[usize::from(!by_pod)] = Some(record);
+    }
+    for ((key, ports), ends) in local {
+        let [Some(opener), other] = ends else {
+            continue;
+        };
+        let is_done =
+            [Some(opener), other].map(|it| it.is_some_and(|it| it.state & state::POD_DONE != 0));
+        let bytes = [opener.bytes[0], other.map_or(0, |it| it.bytes[0])];
+        let theirs = other.map_or(0, |it| it.ended);
+        let is_later = theirs != 0 && theirs.wrapping_sub(opener.ended).cast_signed() > 0;
+        let ended = if is_later { theirs } else { opener.ended };
+        all.push(connection(key, ports, &opener, bytes, is_done, ended));
+    }
+    all
+}
+
+/// `record`: the opener's, or the only one.
+fn connection(
+    (key, own): (TrafficKey, Addr),
+    ports: (Port, Port),
+    record: &Record,
+    bytes: [u64; 2],
+    is_done: [bool; 2],
+    ended: u32,
+) -> Connection {
+    let is_reset = record.state & state::CLOSED != 0;
+    Connection {
+        key,
+        own,
+        ports,
+        was_open: record.state & state::OPENED != 0,
+        bytes,
+        began: record.recorded,
+        handshake: record.handshake,
+        ended: (is_reset || is_done == [true; 2]).then_some(ended),
+        is_reset,
+        is_done,
+    }
+}
+
+/// Adds what open connections have carried so far. `known`: whether an address is a workload's.
+pub(super) fn carried(
+    totals: impl IntoIterator<Item = (TrafficKey, Traffic)>,
+    connections: &[Connection],
     known: impl Fn(&Addr) -> bool,
 ) -> BTreeMap<TrafficKey, Carried> {
     let mut all = BTreeMap::new();
@@ -52,51 +153,22 @@ pub(super) fn carried(
         };
         all.insert(key, carried);
     }
-    // Between two pods of this node each has a record with what it has sent, by the ports that tell their connections apart.
-    let mut halves: HashMap<_, [Half; 2]> = HashMap::new();
-    for (flow, record) in records {
-        if record.state & state::CLOSED != 0 {
-            continue;
+    for it in connections.iter().filter(|it| !it.is_reset) {
+        let mut key = it.key;
+        if key.way != Way::Local as u32 && !known(&key.peer) {
+            key.peer = Addr::NONE;
         }
-        let by_pod = record.flow.opener == Opener::Pod as u32;
-        if !by_pod && record.flow.opener != Opener::Peer as u32 {
+        // What never was open has no totals, and nothing to tell.
+        let Some(carried) = all.get_mut(&key) else {
             continue;
-        }
-        let half = |done, end: usize| Half {
-            is_open: record.state & state::OPENED != 0,
-            is_done: record.state & done != 0,
-            bytes: record.bytes[end],
         };
-        let pod = half(state::POD_DONE, 0);
-        if record.flow.neighbour == 0 {
-            let peer = half(state::PEER_DONE, 1);
-            let (way, ends) = if by_pod {
-                (Way::PlainFromPod, [pod, peer])
-            } else {
-                (Way::PlainToPod, [peer, pod])
-            };
-            let peer = if known(&flow.peer) {
-                flow.peer
-            } else {
-                Addr::NONE
-            };
-            add(&mut all, &key(flow.ifindex, way, peer), ends);
-            continue;
+        // Whoever is done is in the totals already.
+        let so_far = |end: usize| if it.is_done[end] { 0 } else { it.bytes[end] };
+        carried.sent += so_far(0);
+        carried.received += so_far(1);
+        if it.was_open && it.ended.is_none() {
+            carried.closed = carried.closed.saturating_sub(1);
         }
-        let (key, ports) = if by_pod {
-            let ports = (flow.pod_port, flow.peer_port);
-            (key(flow.ifindex, Way::Local, flow.peer), ports)
-        } else {
-            let Some(server) = own(&flow) else {
-                continue;
-            };
-            let ports = (flow.peer_port, flow.pod_port);
-            (key(record.flow.neighbour, Way::Local, server), ports)
-        };
-        halves.entry((key, ports)).or_default()[usize::from(!by_pod)] = pod;
-    }
-    for ((key, _), ends) in halves {
-        add(&mut all, &key, ends);
     }
     all
 }
@@ -109,23 +181,8 @@ const fn key(ifindex: u32, way: Way, peer: Addr) -> TrafficKey {
     }
 }
 
-/// Adds a connection by what its opener and the other end have sent; whoever is done is in the totals already.
-fn add(all: &mut BTreeMap<TrafficKey, Carried>, key: &TrafficKey, [opener, other]: [Half; 2]) {
-    // What never was open has no totals, and nothing to tell.
-    let Some(carried) = all.get_mut(key) else {
-        return;
-    };
-    let so_far = |half: Half| if half.is_done { 0 } else { half.bytes };
-    carried.sent += so_far(opener);
-    carried.received += so_far(other);
-    if opener.is_open && !(opener.is_done && other.is_done) {
-        carried.closed = carried.closed.saturating_sub(1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mesh_common::addr::Port;
     use mesh_common::maps::Flow;
 
     use super::*;
@@ -201,12 +258,8 @@ mod tests {
             open(3, POD_DONE, POD_DONE),
             open(4, state::CLOSED, state::CLOSED),
         ];
-        let all = carried(
-            [(to_server, totals(10, 100, 200))],
-            records.into_iter().flatten(),
-            own,
-            known,
-        );
+        let found = connections(records.into_iter().flatten(), own);
+        let all = carried([(to_server, totals(10, 100, 200))], &found, known);
         let expected = Carried {
             opened: 10,
             closed: 8,
@@ -254,7 +307,7 @@ mod tests {
             (to, totals(1, 50, 0)),
             (outside, totals(1, 0, 0)),
         ];
-        let all = carried(in_all, records, own, known);
+        let all = carried(in_all, &connections(records, own), known);
         let told = |key| {
             all.get(&key)
                 .map(|it: &Carried| (it.closed, it.sent, it.received))

@@ -62,10 +62,19 @@ use super::connection::Connection;
 pub struct Batch {
     /// In the order of their ends.
     pub flows: Vec<Flow>,
-    /// The number to ask from for those that come after these.
-    pub next: u64,
+    /// What to ask with for those that come after these.
+    pub next: Since,
     /// Records, wanted or not, that were replaced by later ones before they were asked for.
     pub lost: u64,
+}
+
+/// How far somebody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The number of the next record.
+    pub number: u64,
+    /// The moment up to which the kernel's connections were told, in microseconds that wrap around.
+    pub kernel: Option<u32>,
 }
 
 /// One moment of one connection.

@@ -11,6 +11,7 @@ mod edges;
 mod flows;
 mod graph;
 mod histogram;
+mod kernel;
 mod labels;
 mod log;
 mod merge;
@@ -34,9 +35,10 @@ use tokio::sync::{Notify, watch};
 
 pub use connection::{Carriage, Connection, Direction, Event, Failure, Flag, Record};
 pub use counters::{Calls, Counters, Tunnels, Verb};
-pub use flows::{Batch, Filter as Wanted, Flow, Party};
+pub use flows::{Batch, Filter as Wanted, Flow, Party, Since};
 pub use graph::{Agent, Edge, Graph, Node, RoundTrips};
 pub use histogram::Histogram;
+pub use kernel::Told;
 pub(crate) use labels::service_of;
 pub use log::Filter;
 pub use merge::merge;
@@ -172,28 +174,48 @@ impl Telemetry {
         page.finish()
     }
 
-    /// The latest flows that are wanted, at most `most` of them, or all from the number `since` on.
-    pub fn flows(&self, wanted: &Wanted, since: Option<u64>, most: usize) -> Batch {
+    /// The latest flows that are wanted, at most `most` of them, or all `since` an earlier answer. `kernel`: what it has told
+    /// just now, if it was asked.
+    pub fn flows(
+        &self,
+        wanted: &Wanted,
+        since: Option<Since>,
+        most: usize,
+        kernel: Option<&Told>,
+    ) -> Batch {
         if since.is_some() && wanted.opened {
             let until = self.began.elapsed() + INTEREST;
             let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
             self.interest.store(until, Ordering::Relaxed);
         }
-        let (records, next, lost) = {
+        let (mut records, number, lost) = {
             let ring = self.lock_ring();
             match since {
                 None => (ring.latest(most, |it| wanted.wants(it)), ring.next(), 0),
-                Some(from) => {
-                    let mut read = ring.since(from);
+                Some(since) => {
+                    let mut read = ring.since(since.number);
                     read.records.retain(|it| wanted.wants(it));
                     (read.records, read.next, read.lost)
                 }
             }
         };
         let snapshot = self.world.borrow().clone();
+        if let Some(told) = kernel {
+            let mut more = told.records(since.and_then(|it| it.kernel), &snapshot);
+            more.retain(|it| wanted.wants(it));
+            records.extend(more);
+            records.sort_by_key(|it| it.at);
+        }
+        if since.is_none() {
+            records.drain(..records.len().saturating_sub(most));
+        }
+        let told = kernel.map(Told::until);
         Batch {
             flows: records.iter().map(|it| Flow::of(it, &snapshot)).collect(),
-            next,
+            next: Since {
+                number,
+                kernel: told.or(since.and_then(|it| it.kernel)),
+            },
             lost,
         }
     }

@@ -18,7 +18,7 @@ use crate::status::Map;
 /// How the kernel's side is doing.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
-    /// Packets by what became of them; those that are zero may be absent.
+    /// Packets by what became of them; also those that are zero, as Prometheus sees no growth in a series that appears.
     pub packets: Vec<(Hook, Outcome, u64)>,
     /// What it has carried by itself, in all; of pods that are gone, once.
     pub traffic: Vec<(Pair, Totals)>,

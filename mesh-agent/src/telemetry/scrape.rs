@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
-use super::{Exposition, Graph, Measured, RoundTrips, State, Telemetry};
+use super::{
+    Batch, Exposition, Graph, Measured, RoundTrips, Since, State, Telemetry, Told, Wanted,
+};
 use crate::clock;
 use crate::cluster::Health;
 use crate::model::Snapshot;
@@ -27,7 +29,30 @@ pub struct Scraper {
     pub certificates: Arc<dyn Fn() -> Vec<Report> + Send + Sync>,
 }
 
+/// How often the kernel is asked for its connections by whoever follows them, in microseconds.
+const KERNEL: u32 = 1_000_000;
+
 impl Scraper {
+    /// Flows, as [`Telemetry::flows`], with those of the kernel.
+    pub async fn flows(&self, wanted: &Wanted, since: Option<Since>, most: usize) -> Batch {
+        let now = clock::kernel_micros();
+        let told = since.and_then(|it| it.kernel);
+        let is_due = told.is_none_or(|told| now.wrapping_sub(told) >= KERNEL);
+        let kernel = if is_due { self.kernel(now).await } else { None };
+        self.telemetry.flows(wanted, since, most, kernel.as_ref())
+    }
+
+    async fn kernel(&self, now: u32) -> Option<Told> {
+        let (reply, told) = oneshot::channel();
+        self.world.send(Command::Connections(reply)).await.ok()?;
+        Some(Told {
+            now,
+            instant: clock::now(),
+            wall: clock::wall(),
+            connections: told.await.ok()?,
+        })
+    }
+
     /// The metrics as they are now.
     pub async fn scrape(&self, exposition: Exposition) -> String {
         let measured = self.measure().await;

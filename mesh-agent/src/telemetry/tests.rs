@@ -199,7 +199,10 @@ fn bytes_show_while_they_move_and_no_counter_falls() {
     let samples = stage.scrape();
     let destination = ["reporter=\"destination\""];
     assert_eq!(sum(&samples, "istio_tcp_sent_bytes_total", &destination), 9);
-    let closed = stage.telemetry.flows(&Wanted::default(), None, 9).flows;
+    let closed = stage
+        .telemetry
+        .flows(&Wanted::default(), None, 9, None)
+        .flows;
     assert_eq!(closed.len(), 2);
     assert_eq!((closed[0].sent, closed[0].received), (71, 500));
     assert_eq!((closed[1].received, &*closed[1].event), (9, "closed"));
@@ -409,7 +412,7 @@ fn flows_are_told_to_who_asks() {
         denied: true,
         ..Wanted::default()
     };
-    let batch = stage.telemetry.flows(&denied, None, 9);
+    let batch = stage.telemetry.flows(&denied, None, 9, None);
     let [flow] = &batch.flows[..] else {
         panic!("{batch:?}");
     };
@@ -430,10 +433,10 @@ fn flows_are_told_to_who_asks() {
         opened: true,
         ..Wanted::default()
     };
-    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9);
+    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9, None);
     assert!(batch.flows.is_empty());
     open(&stage).close(None);
-    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9);
+    let batch = stage.telemetry.flows(&follower, Some(batch.next), 9, None);
     let events: Vec<_> = batch.flows.iter().map(|it| &*it.event).collect();
     assert_eq!((events, batch.lost), (vec!["opened", "closed"], 0));
 
@@ -443,7 +446,7 @@ fn flows_are_told_to_who_asks() {
             namespace: namespace.map(ToOwned::to_owned),
             ..Wanted::default()
         };
-        stage.telemetry.flows(&wanted, None, 2).flows.len()
+        stage.telemetry.flows(&wanted, None, 2, None).flows.len()
     };
     assert_eq!(of(Some(("shop", "web-0")), None), 2, "the latest of three");
     assert_eq!(of(Some(("shop", "web-1")), None), 0);

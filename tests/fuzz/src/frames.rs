@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_agent::clock;
-use mesh_agent::hbone::{
-    Accept, ConnectRequest, Limits, Peer, Progress, Refusal, Transfer, Upstream, serve,
-};
+use mesh_agent::hbone::{Accept, ConnectRequest, Limits, Peer, Refusal, Transfer, Upstream, serve};
 use mesh_agent::model::{Authority, Identity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, sink, split};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,7 +75,7 @@ impl Accept for App {
         Ok(Upstream {
             tcp,
             baggage: request.head.baggage.clone(),
-            progress: Progress::default(),
+            progress: Arc::default(),
             revoked: CancellationToken::new(),
             connection,
         })

@@ -20,6 +20,7 @@ mod row;
 mod soak;
 mod stage;
 mod statistics;
+mod telemetry;
 mod traffic;
 mod world;
 
@@ -105,7 +106,7 @@ fn run(args: &Args) -> Result<()> {
     measure(&plan, &mut report)?;
     ensure!(
         !report.is_empty(),
-        "no row has {:?} in its key; the rows are cross.*, same.*, bare.*, mem.*, cni.*, tc.* and world.*",
+        "no row has {:?} in its key; the rows are cross.*, same.*, telemetry.*, bare.*, mem.*, cni.*, tc.* and world.*",
         plan.filter
     );
     report.print();
@@ -123,6 +124,7 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
             memory::measure(plan, stage, report)?;
             plugin::measure(plan, stage.lab, report)?;
             traffic::measure(plan, stage, report)?;
+            telemetry::measure(plan, stage, report)?;
             bare::measure(plan, stage, report)
         })?;
     }

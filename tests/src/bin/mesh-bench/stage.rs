@@ -5,7 +5,7 @@ use mesh_tests::lab::Lab;
 use mesh_tests::pod::Pod;
 
 use crate::cpu::Meter;
-use crate::{Plan, bare, memory, plugin, traffic};
+use crate::{Plan, bare, memory, plugin, telemetry, traffic};
 
 /// The name of the lab.
 pub(crate) const LAB: &str = "bench";
@@ -31,7 +31,7 @@ pub(crate) struct Pods<'lab> {
 /// Whether a row is asked for that needs the stage.
 pub(crate) fn is_wanted(plan: &Plan) -> bool {
     traffic::is_wanted(plan)
-        || [bare::KEY, memory::KEY, plugin::KEY]
+        || [bare::KEY, memory::KEY, plugin::KEY, telemetry::KEY]
             .iter()
             .any(|it| plan.wants(it))
 }

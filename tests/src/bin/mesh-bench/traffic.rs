@@ -132,21 +132,21 @@ pub(crate) fn measure(plan: &Plan, stage: &Stage<'_>, report: &mut Report) -> Re
 }
 
 /// One side of a pair.
-struct Sample {
+pub(crate) struct Sample {
     /// Gbit/s, or units a second.
-    rate: f64,
+    pub(crate) rate: f64,
     /// Microseconds.
     p50: f64,
     p99: f64,
     /// For a unit of work.
-    agents: f64,
+    pub(crate) agents: f64,
     all: f64,
     others: f64,
     errors: u64,
 }
 
 impl Sample {
-    fn of(work: Work, mut measured: Measured) -> Self {
+    pub(crate) fn of(work: Work, mut measured: Measured) -> Self {
         let cpu = measured.cpu;
         let rate = measured.units / measured.seconds;
         // Seconds for a GB, or microseconds for anything else.
@@ -166,7 +166,8 @@ impl Sample {
     }
 }
 
-fn units(work: Work) -> (&'static str, &'static str) {
+/// Of a rate, and of CPU time for a unit of work.
+pub(crate) fn units(work: Work) -> (&'static str, &'static str) {
     match work {
         Work::Bulk(_) => ("Gbit/s", "s/GB"),
         Work::PingPong(_) => ("trips/s", "us"),
