@@ -160,11 +160,13 @@ impl Browser {
         Ok(())
     }
 
-    /// Clicks in the middle of the element that a CSS selector finds.
+    /// Clicks in the middle of the element that a CSS selector finds, which is scrolled to.
     pub fn click(&mut self, selector: &str) -> Result<()> {
         let selector = Value::from(selector);
         let middle = format!(
-            "(() => {{ const box = document.querySelector({selector}).getBoundingClientRect(); \
+            "(() => {{ const it = document.querySelector({selector}); \
+             it.scrollIntoView({{ block: \"nearest\", inline: \"nearest\" }}); \
+             const box = it.getBoundingClientRect(); \
              return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
         );
         let middle = self.evaluate(&middle)?;

@@ -405,9 +405,9 @@ function choose() {
   $("map").classList.toggle("few", drawn.lines.size <= FEW);
 }
 
-/** The map as large as it is shown: fitted into its view, unless somebody has zoomed. */
+/** The map as large as it is shown: fitted into its view without details, unless somebody has zoomed. */
 function resize() {
-  const view = $("map-view");
+  const view = document.querySelector("main");
   const { width, height } = drawn.size;
   const fit = Math.min((view.clientWidth - 26) / (width + 4), (view.clientHeight - 26) / (height + 4));
   const scale = state.zoom ?? Math.max(0.3, Math.min(1.25, fit));
@@ -441,6 +441,8 @@ function select(selected, focus) {
   if (selected?.node) state.cursor = selected.node;
   state.body = "";
   render();
+  // Details may have taken its place.
+  drawn.cells.get(selected?.node)?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (focus && selected) $("details-title").focus();
 }
 
