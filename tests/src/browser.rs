@@ -146,21 +146,27 @@ impl Browser {
             "ArrowDown" => (40, ""),
             other => bail!("no code for {other}"),
         };
-        for kind in ["keyDown", "keyUp"] {
+        let down = if text.is_empty() {
+            "rawKeyDown"
+        } else {
+            "keyDown"
+        };
+        for (kind, text) in [(down, text), ("keyUp", "")] {
             let event = json!({
-                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code,
-                "text": if kind == "keyDown" { text } else { "" },
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text,
             });
             self.call("Input.dispatchKeyEvent", event)?;
         }
         Ok(())
     }
 
-    /// Clicks in the middle of the element that a CSS selector finds.
+    /// Clicks in the middle of the element that a CSS selector finds, which is scrolled to.
     pub fn click(&mut self, selector: &str) -> Result<()> {
         let selector = Value::from(selector);
         let middle = format!(
-            "(() => {{ const box = document.querySelector({selector}).getBoundingClientRect(); \
+            "(() => {{ const it = document.querySelector({selector}); \
+             it.scrollIntoView({{ block: \"nearest\", inline: \"nearest\" }}); \
+             const box = it.getBoundingClientRect(); \
              return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
         );
         let middle = self.evaluate(&middle)?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::browser::Browser;
 use mesh_tests::lab::{Lab, scenario};
@@ -87,14 +87,21 @@ fn shows_who_speaks_with_whom() -> Result<()> {
     scenario("live_map", |lab| {
         let pods = world(lab)?;
         assert_eq!(pods.len(), 50);
+        let node = lab.node("n1");
+        let sockets = lab.nodes().iter().map(Node::admin_socket);
+        let sockets: Vec<_> = sockets.map(|it| it.display().to_string()).collect();
+        let _map = serve(lab, &sockets)?;
+        let directory = lab.directory().join("chromium");
+        let mut browser = Browser::start(node.netns(), &directory, WINDOW)?;
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let traffic = scope.spawn(|| traffic(&pods, &stop));
-            let seen = seen(lab, &pods);
+            let seen = seen(&mut browser, &pods);
             stop.store(true, Ordering::Relaxed);
             let carried = traffic.join().expect("traffic does not panic");
             seen.and(carried)
-        })
+        })?;
+        an_agent_that_is_gone(lab, &mut browser)
     })
 }
 
@@ -175,12 +182,7 @@ fn pair(part: &str, from: &str, to: &str) -> String {
     format!("[...document.querySelectorAll(\".{part}\")].find((it) => it.dataset.pair === {key})")
 }
 
-fn seen(lab: &Lab, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
-    let node = lab.node("n1");
-    let sockets = lab.nodes().iter().map(Node::admin_socket);
-    let sockets: Vec<_> = sockets.map(|it| it.display().to_string()).collect();
-    let _map = serve(lab, &sockets)?;
-    let mut browser = Browser::start(node.netns(), &lab.directory().join("chromium"), WINDOW)?;
+fn seen(browser: &mut Browser, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
     try_it(pods);
     browser.open(MAP)?;
     browser.until("document.querySelectorAll(\"#cells .cell\").length >= 50")?;
@@ -206,9 +208,12 @@ fn seen(lab: &Lab, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
             "/[1-9].* .?B\\/s/.test({mark}.querySelector(\"title\").textContent)"
         ))?;
     }
-    refusal(&mut browser)?;
+    refusal(browser)?;
     // Kept for who reads of it.
-    sleep(2 * BEAT);
+    browser.until(&format!(
+        "document.querySelectorAll(\".edge.active\").length >= {}",
+        TRAFFIC.len()
+    ))?;
     try_it(pods);
     browser.until(&format!(
         "{}?.classList.contains(\"recent\")",
@@ -219,14 +224,13 @@ fn seen(lab: &Lab, pods: &BTreeMap<String, Pod<'_>>) -> Result<()> {
     browser.prefer("prefers-color-scheme", "dark")?;
     browser.click(&cell("shop/catalog-1"))?;
     browser.screenshot(&output("live-map-dark.png"))?;
-    browser.press("Escape")?;
-    browser.screenshot(&output("live-map-dark-all.png"))?;
     browser.prefer("prefers-color-scheme", "light")?;
+    browser.press("Escape")?;
+    browser.evaluate("document.activeElement.blur()")?;
     browser.screenshot(&output("live-map.png"))?;
-    by_keyboard(&mut browser)?;
-    as_table(&mut browser)?;
-    closed_to_others(&mut browser)?;
-    an_agent_that_is_gone(lab, &mut browser)
+    by_keyboard(browser)?;
+    as_table(browser)?;
+    closed_to_others(browser)
 }
 
 /// What a click tells of the refused.
@@ -258,9 +262,17 @@ fn by_keyboard(browser: &mut Browser) -> Result<()> {
     browser.press("Tab")?;
     let focused = "document.activeElement.dataset.id";
     let first = browser.evaluate(focused)?;
-    ensure!(first.is_string(), "Tab goes elsewhere: {first}");
-    browser.press("ArrowRight")?;
-    let next = browser.evaluate(focused)?;
+    if !first.is_string() {
+        let focused = browser.evaluate("document.activeElement.outerHTML.slice(0, 200)")?;
+        bail!("Tab goes to {focused}");
+    }
+    let mut next = first.clone();
+    for arrow in ["ArrowRight", "ArrowLeft"] {
+        if next == first {
+            browser.press(arrow)?;
+            next = browser.evaluate(focused)?;
+        }
+    }
     ensure!(next.is_string() && next != first, "{first}, then {next}");
     browser.press("Enter")?;
     browser.until("document.activeElement.id === \"details-title\"")?;
@@ -389,7 +401,7 @@ fn large(lab: &Lab, agent: String) -> Result<()> {
     ))?;
     browser.until("document.querySelectorAll(\".edge.active\").length > 500")?;
     let headings =
-        "[...document.querySelectorAll(\".box text\")].map((it) => it.textContent).join()";
+        "[...document.querySelectorAll(\"#titles text\")].map((it) => it.textContent).join()";
     let headings = browser.evaluate(headings)?;
     ensure!(
         headings.as_str().unwrap_or_default().contains("<script>"),

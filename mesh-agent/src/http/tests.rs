@@ -307,3 +307,42 @@ async fn the_log_is_turned_up_by_post_alone() {
     let (status, text) = server.ask("GET", "/config_dump", "*/*").await;
     assert_eq!((status, text.contains("\"a\": 1")), (200, true));
 }
+
+#[tokio::test]
+async fn the_map_is_for_loopback_and_loads_nothing_from_elsewhere() {
+    let admin = Admin::new(
+        Arc::new(|| json!({})),
+        Arc::new(|| Box::pin(async { Graph::default() })),
+        Logging::detached(),
+    );
+    let server = Running::start(admin).await;
+    // What a page of another site, whose name has been made to lead here, would ask.
+    for path in ["/map", "/map.json"] {
+        assert_eq!(server.ask("GET", path, "*/*").await.0, 403);
+    }
+    let get = async |path: &str, host: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        server.say(request.as_bytes()).await
+    };
+    for host in [
+        "localhost",
+        "localhost:15000",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "[::1]",
+    ] {
+        let answer = get("/map", host).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+        assert!(answer.contains("content-security-policy: default-src 'none';"));
+        assert!(!answer.contains("://"), "nothing is asked of others");
+    }
+    for host in ["localhost.example", "127.0.0.1.example:1", "10.0.0.1", ""] {
+        assert!(get("/map", host).await.contains(" 403 "), "{host}");
+    }
+    let answer = get("/map.json", "localhost").await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(
+        serde_json::from_str::<Graph>(body).unwrap(),
+        Graph::default()
+    );
+}

@@ -51,7 +51,7 @@ struct Live(Vec<Arc<Asking>>);
 impl Endpoints for Live {
     async fn answer(&self, mut asked: Asked) -> Answer {
         if asked.path == "/" {
-            asked.path = "/map".to_owned();
+            "/map".clone_into(&mut asked.path);
         }
         let graph = async || merge(self.0.iter().map(|it| it.known()).collect());
         let answer = page::answer(&asked, graph).await;

@@ -24,7 +24,7 @@ const STAY: Duration = Duration::from_mins(1);
 /// Everything that is counted between workloads.
 #[derive(Default)]
 pub(super) struct Edges {
-    edges: Vec<Option<Counted>>,
+    counted: Vec<Option<Counted>>,
     free: Vec<usize>,
     by_ends: HashMap<Ends, usize>,
     open: Vec<Option<Open>>,
@@ -164,7 +164,7 @@ impl Edges {
     /// Lets edges go whose workloads are gone and that nobody has used for a while.
     pub(super) fn sweep(&mut self, snapshot: &Snapshot, now: Instant) {
         let is_here = |it: &WorkloadKey| snapshot.workload(it).is_some();
-        for (number, slot) in self.edges.iter_mut().enumerate() {
+        for (number, slot) in self.counted.iter_mut().enumerate() {
             let is_gone = |it: &mut Counted| {
                 let ends = [&it.ends.source, &it.ends.destination];
                 ends.into_iter().flatten().any(|end| !is_here(end))
@@ -180,7 +180,7 @@ impl Edges {
 
     /// All edges, with the bytes of what is open; and how much was left out for want of a place.
     pub(super) fn read(&self) -> (Vec<Counted>, u64) {
-        let mut edges = self.edges.clone();
+        let mut edges = self.counted.clone();
         for open in self.open.iter().flatten() {
             let (sent, received) = moved(open.direction, &open.progress);
             if let Some(edge) = &mut edges[open.edge] {
@@ -192,7 +192,7 @@ impl Edges {
     }
 
     fn at(&mut self, edge: usize) -> Option<&mut Counted> {
-        self.edges.get_mut(edge)?.as_mut()
+        self.counted.get_mut(edge)?.as_mut()
     }
 
     /// The edge between these ends, made if there are fewer than `most`.
@@ -214,10 +214,10 @@ impl Edges {
             last_refusal: None,
             last: now,
         });
-        let number = self.free.pop().unwrap_or(self.edges.len());
-        match self.edges.get_mut(number) {
+        let number = self.free.pop().unwrap_or(self.counted.len());
+        match self.counted.get_mut(number) {
             Some(slot) => *slot = edge,
-            None => self.edges.push(edge),
+            None => self.counted.push(edge),
         }
         self.by_ends.insert(ends, number);
         Some(number)

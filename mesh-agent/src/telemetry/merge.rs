@@ -46,6 +46,8 @@ fn once(edges: Vec<Edge>) -> Vec<Edge> {
             .collect();
         // Which of several services it was asked for by, the destination does not know.
         if let [same] = &mut same[..] {
+            // What is told later is as of later, so that rates stay right.
+            same.at_ms = same.at_ms.max(other.at_ms);
             same.sent = same.sent.max(other.sent);
             same.received = same.received.max(other.received);
             same.round_trip_us = same.round_trip_us.or(other.round_trip_us);

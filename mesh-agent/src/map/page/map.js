@@ -4,11 +4,17 @@
 const PERIOD = 1000;
 /** How long a refusal stands out, in milliseconds. */
 const RECENT = 60_000;
+/** How long a rate stands without another reading, in milliseconds. */
+const SILENT = 5_000;
 const OUTSIDE = "\u0000outside";
-const CELL = { width: 156, height: 30, gapX: 40, gapY: 28 };
+const CELL = { width: 152, height: 30, gapX: 62, gapY: 30 };
+/** What a mark takes with the rate that is written at it, around its middle. */
+const MARK = { left: 10, right: 62, half: 9 };
 const BOX = { pad: 20, head: 34, gap: 28 };
 /** From so many lines on, those that are idle step back further. */
 const MANY = 250;
+/** Up to so many lines, each has its rate written at it. */
+const FEW = 80;
 const KINDS = {
   tunnel: "mutual TLS tunnel",
   same_node: "same node, in the kernel",
@@ -78,6 +84,9 @@ function take(graph) {
       edge.up = rate(edge.sent, known.sent, known.up);
       edge.down = rate(edge.received, known.received, known.down);
     }
+    // An agent that does not answer tells of no rate.
+    edge.heard = seconds > 0 || !known ? Date.now() : known.heard;
+    if (Date.now() - edge.heard > SILENT) edge.up = edge.down = 0;
     if (edge.up < 1) edge.up = 0;
     if (edge.down < 1) edge.down = 0;
     state.edges.set(key, edge);
@@ -147,9 +156,26 @@ function layout(ids) {
     if (!spaces.has(name)) spaces.set(name, []);
     spaces.get(name).push(id);
   }
+  const sorted = [...spaces].sort(([a], [b]) => (a === OUTSIDE) - (b === OUTSIDE) || (a < b ? -1 : 1));
+  // As wide as it is without details, so that nothing moves when somebody looks at them.
+  const view = document.querySelector("main");
+  // Of several ways to arrange them, the one that shows them largest.
+  let best = null;
+  for (const shape of [0.3, 0.5, 0.8, 1.2]) {
+    for (const spread of [0.8, 1, 1.25, 1.6]) {
+      const arranged = arrange(sorted, shape, spread, view.clientWidth / Math.max(1, view.clientHeight));
+      arranged.fit = Math.min(view.clientWidth / arranged.width, view.clientHeight / arranged.height);
+      if (!best || arranged.fit > best.fit * 1.001) best = arranged;
+    }
+  }
+  return best;
+}
+
+/** Boxes of a shape, packed into a width that is by so much larger or smaller than their area asks for. */
+function arrange(spaces, shape, spread, aspect) {
   const [stepX, stepY] = [CELL.width + CELL.gapX, CELL.height + CELL.gapY];
-  const boxes = [...spaces].sort(([a], [b]) => (a === OUTSIDE) - (b === OUTSIDE) || (a < b ? -1 : 1)).map(([name, all]) => {
-    const columns = Math.max(1, Math.round(Math.sqrt(all.length * 0.5)));
+  const boxes = spaces.map(([name, all]) => {
+    const columns = Math.max(1, Math.round(Math.sqrt(all.length * shape)));
     const rows = Math.ceil(all.length / columns);
     return {
       name, all, columns,
@@ -157,13 +183,10 @@ function layout(ids) {
       height: rows * stepY - CELL.gapY + BOX.pad + BOX.head,
     };
   });
-  const view = $("map-view");
-  const aspect = Math.max(0.6, Math.min(3, view.clientWidth / Math.max(1, view.clientHeight)));
   const area = boxes.reduce((sum, it) => sum + (it.width + BOX.gap) * (it.height + BOX.gap), 0);
-  const widest = Math.max(0, ...boxes.map((it) => it.width));
-  const across = Math.max(widest, Math.sqrt(area * aspect) * 1.12);
+  const across = Math.max(0, ...boxes.map((it) => it.width), Math.sqrt(area * aspect) * spread);
   const cells = new Map();
-  let [width, height] = [0, 0];
+  let [width, height] = [1, 1];
   for (const box of pack(boxes, across)) {
     box.all.forEach((id, index) => cells.set(id, {
       x: box.x + BOX.pad + (index % box.columns) * stepX,
@@ -195,9 +218,12 @@ function pack(boxes, across) {
 
 const inside = (point, cell, by) => point.x > cell.x - by && point.x < cell.x + CELL.width + by
   && point.y > cell.y - by && point.y < cell.y + CELL.height + by;
+const collides = (point, cell) => point.x + MARK.right > cell.x && point.x - MARK.left < cell.x + CELL.width
+  && point.y + MARK.half > cell.y && point.y - MARK.half < cell.y + CELL.height;
+const near = (a, b) => Math.abs(a.x - b.x) < MARK.left + MARK.right && Math.abs(a.y - b.y) < 2 * MARK.half;
 
-/** The curve from one cell to another: its path, and where its mark has a place that no cell takes. */
-function curve(a, b, cells) {
+/** The curve from one cell to another: its path, and where its mark has a place that no cell takes, nor another mark. */
+function curve(a, b, cells, marks) {
   const middle = (it) => ({ x: it.x + CELL.width / 2, y: it.y + CELL.height / 2 });
   const [from, to] = [middle(a), middle(b)];
   if (a === b) {
@@ -221,12 +247,15 @@ function curve(a, b, cells) {
   const blend = (p, q, t) => ({ x: p.x + (q.x - p.x) * t, y: p.y + (q.y - p.y) * t });
   const own = blend(blend(from, control, start), blend(control, to, start), end);
   const [p, q] = [at(start), at(end)];
-  const places = [0.5, 0.46, 0.54, 0.42, 0.58, 0.37, 0.63, 0.32, 0.68, 0.27, 0.73, 0.22, 0.78].map((it) => at(start + (end - start) * it));
-  const free = places.find((point) => !cells.some((cell) => inside(point, cell, 8)));
+  const places = [0.5, 0.46, 0.54, 0.42, 0.58, 0.37, 0.63, 0.32, 0.68, 0.27, 0.73, 0.22, 0.78, 0.17, 0.83, 0.12, 0.88].map((it) => at(start + (end - start) * it));
+  const roomy = marks.length < FEW
+    && places.find((point) => !cells.some((cell) => collides(point, cell)) && !marks.some((mark) => near(point, mark)));
+  const free = roomy || places.find((point) => !cells.some((cell) => inside(point, cell, 8)));
   const round = (it) => Math.round(it * 10) / 10;
   return {
     path: `M${round(p.x)} ${round(p.y)}Q${round(own.x)} ${round(own.y)} ${round(q.x)} ${round(q.y)}`,
     mark: free ?? places[0],
+    roomy: Boolean(roomy),
   };
 }
 
@@ -236,7 +265,7 @@ const drawn = { cells: new Map(), lines: new Map(), places: new Map(), around: [
 
 function draw() {
   const ids = shown();
-  const view = $("map-view");
+  const view = document.querySelector("main");
   const signature = JSON.stringify([[...ids].sort(), Math.round(view.clientWidth / 200), Math.round(view.clientHeight / 200)]);
   if (signature !== state.drawn) {
     state.drawn = signature;
@@ -258,13 +287,16 @@ function place(ids) {
   const focused = document.activeElement?.dataset?.id;
   drawn.places = cells;
   drawn.around = [...cells.values()];
-  drawn.size = { width, height };
+  // The last mark's rate has a place, too.
+  drawn.size = { width: width + 24, height };
   for (const [key, line] of drawn.lines) removeLine(key, line);
-  $("boxes").replaceChildren(...boxes.map((box) => {
+  $("boxes").replaceChildren(...boxes.map((box) =>
+    svg("rect", { x: box.x, y: box.y, width: box.width, height: box.height, rx: 10 })));
+  $("titles").replaceChildren(...boxes.map((box) => {
     const name = box.name === OUTSIDE ? "Outside" : box.name;
     const text = svg("text", { x: box.x + BOX.pad, y: box.y + 20 }, short(name, box.width - 2 * BOX.pad - 30));
-    if (box.name !== OUTSIDE) text.append(svg("tspan", { class: "count", dx: 6 }, String(box.all.length)));
-    return svg("g", { class: "box" }, svg("rect", { x: box.x, y: box.y, width: box.width, height: box.height, rx: 10 }), text);
+    if (box.name !== OUTSIDE) text.append(svg("tspan", { dx: 6 }, String(box.all.length)));
+    return text;
   }));
   drawn.cells.clear();
   for (const [id, at] of cells) drawn.cells.set(id, makeCell(id, at, ids.get(id)));
@@ -319,13 +351,15 @@ function paintCell(id, cell) {
 function paintPair(pair) {
   let line = drawn.lines.get(pair.key);
   if (!line) {
-    const at = curve(drawn.places.get(pair.source), drawn.places.get(pair.destination), drawn.around);
+    const at = curve(drawn.places.get(pair.source), drawn.places.get(pair.destination), drawn.around, [...drawn.lines.values()].map((it) => it.at));
     line = {
+      at: at.mark,
       path: svg("path", { d: at.path }),
       mark: svg("g", { transform: `translate(${Math.round(at.mark.x)} ${Math.round(at.mark.y)})` },
-        svg("circle", { r: 8 }), svg("use", { x: -8, y: -8, width: 16, height: 16 }), svg("title")),
+        svg("circle", { r: 8 }), svg("use", { x: -8, y: -8, width: 16, height: 16 }), svg("text", { x: 11, y: 3.5 }), svg("title")),
     };
     line.path.dataset.pair = line.mark.dataset.pair = pair.key;
+    line.mark.dataset.roomy = at.roomy;
     $("lines").append(line.path);
     $("marks").append(line.mark);
     drawn.lines.set(pair.key, line);
@@ -337,6 +371,7 @@ function paintPair(pair) {
   setAttribute(line.path, "stroke-width", String(pair.rate > 0 ? Math.min(6.5, 1.25 + Math.round(4 * Math.log10(1 + pair.rate / 200)) / 4) : 1.25));
   setAttribute(line.mark, "class", `mark ${pair.mark}${more}`);
   setAttribute(line.mark.children[1], "href", `#i-${pair.mark}`);
+  setText(line.mark.children[2], pair.rate > 0 ? rate(pair.rate) : "");
   setText(line.mark.lastChild, `${label(pair.source)} → ${label(pair.destination)}: ${KINDS[pair.mark]}, ${rate(pair.rate)}`);
 }
 
@@ -367,11 +402,12 @@ function count() {
 function choose() {
   $("map").classList.toggle("chosen", Boolean(state.selected));
   $("map").classList.toggle("many", drawn.lines.size > MANY);
+  $("map").classList.toggle("few", drawn.lines.size <= FEW);
 }
 
-/** The map as large as it is shown: fitted into its view, unless somebody has zoomed. */
+/** The map as large as it is shown: fitted into its view without details, unless somebody has zoomed. */
 function resize() {
-  const view = $("map-view");
+  const view = document.querySelector("main");
   const { width, height } = drawn.size;
   const fit = Math.min((view.clientWidth - 26) / (width + 4), (view.clientHeight - 26) / (height + 4));
   const scale = state.zoom ?? Math.max(0.3, Math.min(1.25, fit));
@@ -405,6 +441,8 @@ function select(selected, focus) {
   if (selected?.node) state.cursor = selected.node;
   state.body = "";
   render();
+  // Details may have taken its place.
+  drawn.cells.get(selected?.node)?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (focus && selected) $("details-title").focus();
 }
 
@@ -483,6 +521,11 @@ function ofPair(key) {
   return { title: `${label(source)} → ${label(destination)}`, sections };
 }
 
+/** Why it was refused, with the policy if that is not said already. */
+function why(it) {
+  const reason = it.reason ?? it.flag;
+  return it.policy && !reason.includes(it.policy) ? `${reason} (${it.policy})` : reason;
+}
 const kindOf = (edge) => edge.opened > 0 ? edge.carriage : edge.refused > 0 ? "refused" : edge.failed > 0 ? "failed" : edge.carriage;
 const go = (id, text) => html("button", { type: "button", class: "link", "data-go": id, onclick: () => select({ node: id }, true) }, text);
 
@@ -512,9 +555,9 @@ function refusals(pairs) {
   all.sort((a, b) => (a.last_refusal.time < b.last_refusal.time ? 1 : -1));
   const items = all.slice(0, 20).map(({ last_refusal: it, ...edge }) => html("li", {},
     html("div", { class: "way" }, icon(it.verdict === "denied" ? "refused" : "failed"), `${label(edge.source)} → ${label(edge.destination)}`),
-    html("p", { class: it.verdict === "denied" ? "bad" : "" }, it.reason ?? it.flag),
+    html("p", { class: it.verdict === "denied" ? "bad" : "" }, why(it)),
     html("p", { class: "note" }, [`${it.time.slice(0, 10)} ${it.time.slice(11, 19)} UTC`, `port ${it.destination.address.split(":").pop()}`,
-      it.policy, it.hook && `in the kernel (${it.hook})`].filter(Boolean).join("; "))));
+      it.hook && `in the kernel (${it.hook})`].filter(Boolean).join("; "))));
   return section("Last refusals", items, "None.");
 }
 
@@ -531,7 +574,7 @@ const COLUMNS = [
   { id: "open", name: "Open", number: true, of: (it) => number(it.open), by: (it) => it.open },
   { id: "trip", name: "Round trip", number: true, of: (it) => latency(it.round_trip_us), by: (it) => it.round_trip_us ?? -1 },
   { id: "refused", name: "Refused", number: true, of: (it) => number(it.refused), by: (it) => it.refused },
-  { id: "last", name: "Last refusal", text: true, of: (it) => it.last_refusal ? [it.last_refusal.reason ?? it.last_refusal.flag, it.last_refusal.policy].filter(Boolean).join("; ") : "" },
+  { id: "last", name: "Last refusal", text: true, of: (it) => it.last_refusal ? why(it.last_refusal) : "" },
 ];
 const rows = new Map();
 
@@ -707,15 +750,16 @@ async function poll() {
 function start() {
   pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
   for (const kind of Object.keys(KINDS)) {
-    $("arrows").append(svg("marker", { id: `arrow-${kind}`, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
+    $("arrows").append(svg("marker", { id: `arrow-${kind}`, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 12, markerHeight: 12, markerUnits: "userSpaceOnUse", orient: "auto" },
       svg("path", { class: `arrow ${kind}`, d: "M0 .8 8 4 0 7.2z" })));
     if (kind !== "unknown") $("legend").append(html("li", {}, icon(kind), KINDS[kind]));
   }
   const dot = (how) => svg("svg", { class: `cell dot ${how}`, viewBox: "0 0 12 12", "aria-hidden": "true" }, svg("circle", { class: "dot", cx: 6, cy: 6, r: 4.5 }), svg("circle", { class: "hub", cx: 6, cy: 6, r: 1.7 }));
   $("legend").append(html("li", {}, dot("enrolled"), "in the mesh"), html("li", {}, dot("enrolled strict"), "takes mutual TLS only"), html("li", {}, dot(""), "not in the mesh"));
   makeColumns();
-  $("cells").addEventListener("keydown", keys);
-  $("cells").addEventListener("focusin", (event) => { if (event.target.dataset.id) state.cursor = event.target.dataset.id; });
+  // Not at the group of cells: Chromium lets Tab stop at an SVG element that listens for focus.
+  $("map-view").addEventListener("keydown", (event) => { if (event.target.dataset.id) keys(event); });
+  $("map-view").addEventListener("focusin", (event) => { if (event.target.dataset.id) state.cursor = event.target.dataset.id; });
   $("map").addEventListener("click", (event) => {
     const cell = event.target.closest("[data-id]");
     const line = event.target.closest("[data-pair]");
