@@ -84,7 +84,7 @@ impl Maps {
     #[inline(always)]
     pub(crate) fn record(&self, key: &FlowKey) -> Option<&'static mut Record> {
         if !self.looked.replace(true) {
-            self.found.set(find(key).unwrap_or(ptr::null_mut()));
+            self.found.set(find(key).unwrap_or_default());
         }
         // SAFETY: null, or a value of a map: valid for the program's run. An evicted entry may be reused meanwhile, by
         // programs alone: each field is an aligned word, old or new.
