@@ -143,8 +143,11 @@ impl Object {
         self.add_flows(table)
     }
 
-    /// Gives every pod a table of flows of its own, and all of them one.
+    /// Gives every pod a table of flows of its own, and all of them one, unless they have them.
     fn add_flows(&mut self, table: &Table) -> Result<()> {
+        if !self.flows.is_empty() {
+            return Ok(());
+        }
         let mut made = BTreeMap::new();
         let mut tables: HashOfMaps<_, u32, Flows> = self.map(names::MAP_FLOWS)?.try_into()?;
         for index in table.pods.keys().chain([&ALL_FLOWS]) {

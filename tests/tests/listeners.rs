@@ -43,7 +43,8 @@ fn ports(node: &Node, family: Family) -> Result<Vec<u16>> {
         let local = line.split_whitespace().nth(3)?;
         local.rsplit(':').next()?.parse().ok()
     });
-    let ports: Vec<_> = ports.collect();
+    // Those of HTTP are its operator's word.
+    let ports: Vec<_> = ports.filter(|it| !(15_000..=15_021).contains(it)).collect();
     ensure!(ports.len() == 2, "two listeners: {listening}");
     Ok(ports)
 }
