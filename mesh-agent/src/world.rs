@@ -843,8 +843,7 @@ impl World {
         });
         let pods = self.pods_by_interface();
         let of_pods = carried.into_iter().filter(|(key, _)| of(key.ifindex));
-        let pair =
-            |(key, carried): (TrafficKey, Carried)| Some((self.pair(&pods, &key)?, carried.into()));
+        let pair = |(key, carried): (TrafficKey, Carried)| Some((self.pair(&pods, &key)?, carried));
         of_pods.filter_map(pair).collect()
     }
 

@@ -4,25 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::connection::{Carriage, Direction};
-use crate::dataplane::Carried;
 use crate::model::{Workload, WorkloadKey};
 
-/// What is counted for a pair of workloads. Bytes are as the opener has it: `sent` are from it, `received` to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections that stood.
-    pub opened: u64,
-    /// Connections that stood and have ended.
-    pub closed: u64,
-    /// Connections that never stood.
-    pub failed: u64,
-    /// Bytes from the opener.
-    pub sent: u64,
-    /// Bytes to the opener.
-    pub received: u64,
-    /// Sum of the times that handshakes took, in microseconds; of what the kernel carries by itself.
-    pub handshakes: u64,
-}
+/// What is counted for a pair of workloads, be it by the kernel or the agent. Bytes are as the opener has it.
+pub use crate::dataplane::Carried as Totals;
 
 impl Totals {
     /// Becomes what it is now, and returns what has come since. Nothing falls: of a connection whose record was lost the
@@ -53,19 +38,6 @@ impl Totals {
         self.sent += other.sent;
         self.received += other.received;
         self.handshakes += other.handshakes;
-    }
-}
-
-impl From<Carried> for Totals {
-    fn from(it: Carried) -> Self {
-        Self {
-            opened: it.opened,
-            closed: it.closed,
-            failed: it.failed,
-            sent: it.sent,
-            received: it.received,
-            handshakes: it.handshakes,
-        }
     }
 }
 
