@@ -98,6 +98,21 @@ pub fn echoes(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sends so many bytes to an [`App::Echo`], ends its side, and reads them back until the other end does.
+///
+/// # Errors
+/// Of the connection, or what comes back is something else.
+pub fn echoes_to_the_end(client: &Pod<'_>, to: SocketAddr, bytes: u64) -> anyhow::Result<()> {
+    let mut stream = client.connect(to)?;
+    let sent = vec![7; usize::try_from(bytes)?];
+    stream.write_all(&sent)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    anyhow::ensure!(back == sent, "{} bytes came back", back.len());
+    Ok(())
+}
+
 /// Allows as many open descriptors as the system does: hundreds of connections have both ends in this process.
 pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::app::{App, Server};
+use mesh_tests::app::{App, Server, echoes_to_the_end};
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
@@ -146,13 +145,7 @@ fn load(client: &Pod<'_>, server: &Pod<'_>) -> Result<()> {
     for family in Family::BOTH {
         let to: SocketAddr = server.at(family, 8080);
         for _ in 0..CONNECTIONS {
-            let mut stream = client.connect(to)?;
-            let sent = vec![7; usize::try_from(BYTES)?];
-            stream.write_all(&sent)?;
-            stream.shutdown(Shutdown::Write)?;
-            let mut back = Vec::new();
-            stream.read_to_end(&mut back)?;
-            ensure!(back == sent, "{} bytes came back", back.len());
+            echoes_to_the_end(client, to, BYTES)?;
         }
     }
     Ok(())

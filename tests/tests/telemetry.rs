@@ -1,13 +1,12 @@
 //! What the agents tell of connections: metrics to the byte, and refusals within a second.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::app::{App, Server, echoes};
+use anyhow::{Context, Result};
+use mesh_tests::app::{App, Server, echoes, echoes_to_the_end};
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
@@ -68,18 +67,6 @@ const COUNTS: [&str; 5] = [
     "istio_tcp_sent_bytes_total",
 ];
 
-/// Sends so many bytes and reads them back, until the end.
-fn exchange(client: &Pod<'_>, to: SocketAddr) -> Result<()> {
-    let mut stream = client.connect(to)?;
-    let sent = vec![7; usize::try_from(BYTES)?];
-    stream.write_all(&sent)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back)?;
-    ensure!(back == sent, "{} bytes came back", back.len());
-    Ok(())
-}
-
 #[test]
 fn metrics_are_exact_at_both_ends() -> Result<()> {
     scenario("telemetry", |lab| {
@@ -97,7 +84,7 @@ fn metrics_are_exact_at_both_ends() -> Result<()> {
             assert_eq!(counts, [1, 0, 1, 16, 16], "{reporter}");
         }
         for _ in 0..CONNECTIONS {
-            exchange(&client, to)?;
+            echoes_to_the_end(&client, to, BYTES)?;
         }
         drop(long);
         let all = CONNECTIONS + 1;
@@ -176,7 +163,7 @@ fn what_the_kernel_carries_is_exact() -> Result<()> {
         assert_eq!(closed.count() as u64, 2 * CONNECTIONS, "{told:?}");
         // What a pod has carried is told once more when it is gone.
         let labels = ["mesh_carriage=\"same_node\"", "reporter=\"source\""];
-        exchange(&client, web.at(Family::V4, 8080))?;
+        echoes_to_the_end(&client, web.at(Family::V4, 8080), BYTES)?;
         let expected = 2 * (CONNECTIONS * BYTES + 16) + BYTES;
         client.delete()?;
         let sum = Metrics::of(node)?.sum("istio_tcp_received_bytes_total", &labels);
@@ -216,7 +203,7 @@ fn is_exact(
     echoes(&long, b"while it is open")?;
     assert_eq!(since()?, [1, 0, 1, 16, 16]);
     for _ in 0..CONNECTIONS {
-        exchange(from, address)?;
+        echoes_to_the_end(from, address, BYTES)?;
     }
     drop(long);
     let all = CONNECTIONS + 1;
@@ -238,7 +225,7 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
     for words in [&["log", "--off"][..], &["log", "--namespace", "bank"]] {
         node.netns().output(&mut node.command(words))?;
         let closed = counts(node, "source")?[1];
-        exchange(client, to)?;
+        echoes_to_the_end(client, to, BYTES)?;
         eventually("it has ended", SOON, || {
             Ok(counts(node, "source")?[1] == closed + 1)
         })?;
@@ -246,7 +233,7 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
         sleep(AT_ONCE / 10);
     }
     node.netns().output(&mut node.command(&["log", "--all"]))?;
-    exchange(client, to)?;
+    echoes_to_the_end(client, to, BYTES)?;
     eventually("one more line", SOON, || {
         Ok(lines() as u64 == CONNECTIONS + 2)
     })

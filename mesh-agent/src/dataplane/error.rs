@@ -115,6 +115,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whatever else goes wrong with a map.
+    pub(super) fn of_map(map: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| Self::Map {
+            map,
+            source: Box::new(source),
+        }
+    }
+
     /// A map that cannot be written. The kernel says `E2BIG` of a full hash map, `ENOSPC` of a trie.
     pub(super) fn written(map: &'static str, source: MapError) -> Self {
         let is_full = match &source {

@@ -13,7 +13,7 @@ use mesh_common::traffic::Record;
 
 use super::Error;
 use super::maps::{Fill, removed_or_absent, take};
-use super::sys;
+use super::sys::{self, Buffers};
 
 const NO_KEY: FlowKey = FlowKey {
     ifindex: 0,
@@ -44,11 +44,11 @@ impl Flows {
     /// Takes the map from the object, with the tables that an earlier agent made; the one of all pods is always there.
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
         let map: HashOfMaps<_, u32, Table> =
-            HashOfMaps::try_from(take(ebpf, MAP_FLOWS)?).map_err(failed)?;
+            HashOfMaps::try_from(take(ebpf, MAP_FLOWS)?).map_err(Error::of_map(MAP_FLOWS))?;
         let mut tables = BTreeMap::new();
         for index in map.keys() {
-            let index = index.map_err(failed)?;
-            tables.insert(index, map.get(&index, 0).map_err(failed)?);
+            let index = index.map_err(Error::of_map(MAP_FLOWS))?;
+            tables.insert(index, map.get(&index, 0).map_err(Error::of_map(MAP_FLOWS))?);
         }
         let mut flows = Self { map, tables };
         flows.add(ALL_FLOWS)?;
@@ -65,18 +65,20 @@ impl Flows {
         } else {
             OWN_FLOWS
         };
-        let table = table(room).map_err(failed)?;
-        self.map.insert(index, &table, 0).map_err(failed)?;
+        let table = table(room).map_err(Error::of_map(MAP_FLOWS))?;
+        self.map
+            .insert(index, &table, 0)
+            .map_err(Error::of_map(MAP_FLOWS))?;
         self.tables.insert(index, table);
         Ok(())
     }
 
     /// Reads every flow's record, once.
     pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
-        let mut seen = HashSet::new();
+        let (mut seen, mut buffers) = (HashSet::new(), buffers());
         for (index, table) in self.tables.iter().rev() {
             // That of all comes last, and holds what the others have lost.
-            read(table, |key, record| {
+            read(table, &mut buffers, |key, record| {
                 if *index != ALL_FLOWS {
                     seen.insert(*key);
                 } else if seen.contains(key) {
@@ -92,7 +94,7 @@ impl Flows {
     pub(super) fn fill(&self) -> Result<Fill, Error> {
         let mut held = 0;
         if let Some(table) = self.tables.get(&ALL_FLOWS) {
-            read(table, |_, _| held += 1)?;
+            read(table, &mut buffers(), |_, _| held += 1)?;
         }
         Ok(Fill::new(MAP_FLOWS, held, 0))
     }
@@ -102,20 +104,20 @@ impl Flows {
         let left = self.tables.keys().copied();
         let left: Vec<_> = left.filter(|it| *it != ALL_FLOWS && !keep(*it)).collect();
         for index in left {
-            removed_or_absent(self.map.remove(&index)).map_err(failed)?;
+            removed_or_absent(self.map.remove(&index)).map_err(Error::of_map(MAP_FLOWS))?;
             self.tables.remove(&index);
         }
         let Some(table) = self.tables.get_mut(&ALL_FLOWS) else {
             return Ok(());
         };
         let mut gone = Vec::new();
-        read(table, |key, _| {
+        read(table, &mut buffers(), |key, _| {
             if !keep(key.ifindex) {
                 gone.push(*key);
             }
         })?;
         for key in &gone {
-            removed_or_absent(table.remove(key)).map_err(failed)?;
+            removed_or_absent(table.remove(key)).map_err(Error::of_map(MAP_FLOWS))?;
         }
         Ok(())
     }
@@ -129,7 +131,7 @@ impl Flows {
                 };
                 let record = table.get(key, 0);
                 if record.is_ok_and(|it| it.flow.revision != revision) {
-                    removed_or_absent(table.remove(key)).map_err(failed)?;
+                    removed_or_absent(table.remove(key)).map_err(Error::of_map(MAP_FLOWS))?;
                 }
             }
         }
@@ -155,14 +157,15 @@ fn table(room: u32) -> Result<Table, MapError> {
     HashMap::try_from(Map::LruHashMap(map))
 }
 
-fn read(table: &Table, each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
-    let map = table.map().fd().as_fd();
-    sys::read_all(map, (NO_KEY, NO_RECORD), each).map_err(Error::Flows)
+fn buffers() -> Buffers<FlowKey, Record> {
+    Buffers::new(NO_KEY, NO_RECORD)
 }
 
-fn failed(source: MapError) -> Error {
-    Error::Map {
-        map: MAP_FLOWS,
-        source: Box::new(source),
-    }
+fn read(
+    table: &Table,
+    buffers: &mut Buffers<FlowKey, Record>,
+    each: impl FnMut(&FlowKey, &Record),
+) -> Result<(), Error> {
+    let map = table.map().fd().as_fd();
+    sys::read_all(map, buffers, each).map_err(Error::Flows)
 }

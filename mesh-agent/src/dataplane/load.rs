@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, RingBuf, SockMap};
+use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray, RingBuf, SockMap};
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SkLookup, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::addr::Addr;
@@ -19,18 +19,19 @@ use mesh_common::names::{
     PROGRAM_LISTEN, PROGRAM_TO_NET, PROGRAM_TO_NODE, PROGRAM_TO_POD, PROGRAMS_CONNECT,
 };
 use mesh_common::traffic::{Record, Traffic, TrafficKey, Way};
-use mesh_common::verdict::{Hook, Outcome, counter};
+use mesh_common::verdict::{Hook, Outcome};
 use mesh_common::{ABI_VERSION, FLOWS_SINCE};
 use tracing::warn;
 
 use super::attach::{self, Mode, Place, pin_path};
 use super::flows::Flows;
-use super::maps::{Fill, Mirror, Trie, removed_or_absent, take};
+use super::maps::{Fill, Mirror, Trie, packets, removed_or_absent, take};
 use super::plan::{self, Interfaces};
 use super::policy::PolicyTables;
 use super::refused::{Refused, refused};
+use super::sys::{self, Buffers};
 use super::traffic::{Carried, Connection, carried, connections};
-use super::{Error, Events, attached, bpffs, strays, sys};
+use super::{Error, Events, attached, bpffs, strays};
 use crate::causes::causes;
 use crate::model::{Change, Snapshot, WorkloadKey};
 use crate::policy;
@@ -99,8 +100,8 @@ impl Dataplane {
             let classifier: &mut SchedClassifier = self::program(&mut ebpf, program)?;
             classifier.load().map_err(error)?;
         }
-        let listeners =
-            SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?).map_err(failed(MAP_LISTENERS))?;
+        let listeners = SockMap::try_from(take(&mut ebpf, MAP_LISTENERS)?)
+            .map_err(Error::of_map(MAP_LISTENERS))?;
         Ok(Self {
             listeners,
             pods: Mirror::open(&mut ebpf, MAP_PODS)?,
@@ -111,9 +112,9 @@ impl Dataplane {
             policy: PolicyTables::open(&mut ebpf)?,
             flows: Flows::open(&mut ebpf)?,
             traffic: HashMap::try_from(take(&mut ebpf, MAP_TRAFFIC)?)
-                .map_err(failed(MAP_TRAFFIC))?,
+                .map_err(Error::of_map(MAP_TRAFFIC))?,
             counters: PerCpuArray::try_from(take(&mut ebpf, MAP_COUNTERS)?)
-                .map_err(failed(MAP_COUNTERS))?,
+                .map_err(Error::of_map(MAP_COUNTERS))?,
             changed_over: false,
             has_world,
             without: Vec::new(),
@@ -131,8 +132,8 @@ impl Dataplane {
 
     /// What the programs tell of packets that they refused; once.
     pub fn events(&mut self) -> Result<Events, Error> {
-        let ring =
-            RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?).map_err(failed(MAP_EVENTS))?;
+        let ring = RingBuf::try_from(take(&mut self.ebpf, MAP_EVENTS)?)
+            .map_err(Error::of_map(MAP_EVENTS))?;
         Events::new(ring).map_err(Error::Events)
     }
 
@@ -376,9 +377,9 @@ impl Dataplane {
             way: Way::Local as u32,
             peer: Addr::NONE,
         };
-        let blank = (nobody, Traffic::default());
+        let mut buffers = Buffers::new(nobody, Traffic::default());
         let mut totals = Vec::new();
-        sys::read_all(self.traffic.map().fd().as_fd(), blank, |key, it| {
+        sys::read_all(self.traffic.map().fd().as_fd(), &mut buffers, |key, it| {
             totals.push((*key, *it));
         })
         .map_err(Error::Flows)?;
@@ -409,7 +410,7 @@ impl Dataplane {
     fn forget_traffic(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
         let keys: Vec<_> = self.traffic.keys().filter_map(Result::ok).collect();
         for key in keys.iter().filter(|key| !keep(key.ifindex)) {
-            removed_or_absent(self.traffic.remove(key)).map_err(failed(MAP_TRAFFIC))?;
+            removed_or_absent(self.traffic.remove(key)).map_err(Error::of_map(MAP_TRAFFIC))?;
         }
         Ok(())
     }
@@ -443,18 +444,7 @@ impl Dataplane {
     /// # Errors
     /// The map cannot be read.
     pub fn packets(&self) -> Result<Vec<(Hook, Outcome, u64)>, Error> {
-        let mut packets = Vec::new();
-        for hook in Hook::ALL {
-            for outcome in Outcome::ALL {
-                let read = self.counters.get(&counter(*hook, *outcome as u32), 0);
-                let read = read.map_err(|source| Error::Map {
-                    map: MAP_COUNTERS,
-                    source: Box::new(source),
-                })?;
-                packets.push((*hook, *outcome, read.iter().sum()));
-            }
-        }
-        Ok(packets)
+        packets(&self.counters).map_err(Error::of_map(MAP_COUNTERS))
     }
 
     /// Whether policy that pods have changed over to waits for [`Self::settle`].
@@ -629,20 +619,13 @@ fn keep_or_take_out(bpffs: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
-fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map {
-        map,
-        source: Box::new(source),
-    }
-}
-
 /// Version of the pinned maps, if there are any.
 fn pinned_abi(bpffs: &Path) -> Result<Option<u32>, Error> {
     let pin = bpffs.join(MAP_CONFIG);
     if !pin.exists() {
         return Ok(None);
     }
-    let error = failed(MAP_CONFIG);
+    let error = Error::of_map(MAP_CONFIG);
     let map = aya::maps::Map::Array(MapData::from_pin(&pin).map_err(&error)?);
     let config: Array<_, Config> = Array::try_from(map).map_err(&error)?;
     let found = config.get(&0, 0).map_err(&error)?.abi_version;

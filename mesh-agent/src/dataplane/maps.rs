@@ -1,12 +1,14 @@
 //! Typed maps: what the kernel holds is mirrored, so that a write happens only where something changes.
 
+use std::borrow::Borrow;
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 use std::io::ErrorKind;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, IterableMap, Map, MapData, MapError};
+use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, Pod};
+use mesh_common::verdict::{Hook, Outcome, counter};
 
 use super::Error;
 
@@ -20,12 +22,9 @@ pub(super) struct Mirror<K, V> {
 impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
     /// Takes the map from the object and reads what an earlier agent left in it.
     pub(super) fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let error = |source| Error::Map {
-            map: name,
-            source: Box::new(source),
-        };
-        let map = HashMap::try_from(take(ebpf, name)?).map_err(error)?;
-        let present = map.iter().collect::<Result<_, _>>().map_err(error)?;
+        let error = Error::of_map(name);
+        let map = HashMap::try_from(take(ebpf, name)?).map_err(&error)?;
+        let present = map.iter().collect::<Result<_, _>>().map_err(&error)?;
         Ok(Self { name, map, present })
     }
 
@@ -86,11 +85,8 @@ pub(super) struct Trie<K, V> {
 impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
     /// Takes the map from the object and reads what an earlier agent left in it.
     pub(super) fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let error = |source| Error::Map {
-            map: name,
-            source: Box::new(source),
-        };
-        let map = LpmTrie::try_from(take(ebpf, name)?).map_err(error)?;
+        let error = Error::of_map(name);
+        let map = LpmTrie::try_from(take(ebpf, name)?).map_err(&error)?;
         let entry = |entry: Result<(Key<K>, V), MapError>| {
             entry.map(|(key, value)| ((key.prefix_len(), key.data()), value))
         };
@@ -98,7 +94,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Trie<K, V> {
             .iter()
             .map(entry)
             .collect::<Result<_, _>>()
-            .map_err(error)?;
+            .map_err(&error)?;
         Ok(Self { name, map, present })
     }
 
@@ -170,14 +166,28 @@ fn room(map: &MapData) -> u32 {
     map.info().map_or(0, |info| info.max_entries())
 }
 
+/// Packets by what became of them, of all processors.
+pub(super) fn packets(
+    counters: &PerCpuArray<impl Borrow<MapData>, u64>,
+) -> Result<Vec<(Hook, Outcome, u64)>, MapError> {
+    let mut packets = Vec::new();
+    for hook in Hook::ALL {
+        for outcome in Outcome::ALL {
+            let counted = counters.get(&counter(*hook, *outcome as u32), 0)?;
+            packets.push((*hook, *outcome, counted.iter().sum()));
+        }
+    }
+    Ok(packets)
+}
+
 /// Takes a map out of the object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
-    ebpf.take_map(name).ok_or_else(|| Error::Map {
-        map: name,
-        source: Box::new(MapError::InvalidName {
-            name: name.to_owned(),
-        }),
-    })
+    let none = || MapError::InvalidName {
+        name: name.to_owned(),
+    };
+    ebpf.take_map(name)
+        .ok_or_else(none)
+        .map_err(Error::of_map(name))
 }
 
 /// What a removal came to, for which nothing to remove is as good.

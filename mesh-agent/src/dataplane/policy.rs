@@ -43,12 +43,9 @@ impl PolicyTables {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
         let classes: Trie<ClassKey, u32> = Trie::open(ebpf, MAP_CLASSES)?;
         let entries: Trie<PolicyKey, PolicyEntry> = Trie::open(ebpf, MAP_POLICY)?;
-        let error = |source| Error::Map {
-            map: MAP_CONFIG,
-            source: Box::new(source),
-        };
-        let config: Array<_, Config> = Array::try_from(take(ebpf, MAP_CONFIG)?).map_err(error)?;
-        let revision = config.get(&0, 0).map_err(error)?.revision;
+        let error = Error::of_map(MAP_CONFIG);
+        let config: Array<_, Config> = Array::try_from(take(ebpf, MAP_CONFIG)?).map_err(&error)?;
+        let revision = config.get(&0, 0).map_err(&error)?.revision;
         let generation = classes
             .keys()
             .map(|(_, key)| key.generation)
@@ -144,10 +141,8 @@ impl PolicyTables {
             abi_version: ABI_VERSION,
             revision: self.revision,
         };
-        self.config.set(0, config, 0).map_err(|source| Error::Map {
-            map: MAP_CONFIG,
-            source: Box::new(source),
-        })
+        let set = self.config.set(0, config, 0);
+        set.map_err(Error::of_map(MAP_CONFIG))
     }
 }
 

@@ -15,8 +15,8 @@ use mesh_common::names::{
     MAP_WORKLOADS, MAPS,
 };
 use mesh_common::traffic::{Traffic, TrafficKey};
-use mesh_common::verdict::{Hook, Outcome, counter};
 
+use super::maps::packets;
 use super::strays::is_ours;
 use crate::causes::causes;
 
@@ -62,16 +62,12 @@ pub fn maps(bpffs: &Path) -> Vec<String> {
 /// The map is not pinned, or not as this agent knows it.
 pub fn counters(bpffs: &Path) -> Result<BTreeMap<String, u64>, MapError> {
     let map: PerCpuArray<_, u64> = open(bpffs, MAP_COUNTERS)?.try_into()?;
-    let mut counters = BTreeMap::new();
-    for hook in Hook::ALL {
-        for outcome in Outcome::ALL {
-            let packets: u64 = map.get(&counter(*hook, *outcome as u32), 0)?.iter().sum();
-            if packets != 0 {
-                counters.insert(format!("{}/{}", hook.name(), outcome.name()), packets);
-            }
-        }
-    }
-    Ok(counters)
+    let mut packets = packets(&map)?;
+    packets.retain(|(_, _, count)| *count != 0);
+    let named = packets
+        .into_iter()
+        .map(|(hook, outcome, count)| (format!("{}/{}", hook.name(), outcome.name()), count));
+    Ok(named.collect())
 }
 
 /// How many entries a map holds, if they can be counted, and has room for.

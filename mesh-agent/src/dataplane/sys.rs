@@ -65,17 +65,32 @@ struct Read {
 /// Entries read by one system call.
 const BATCH: usize = 8192;
 
-/// Reads every entry of a hash map; `blank` fills the buffers. As [`lookup_batch`].
+/// Where entries are read into; to be used for one map after another.
+pub(super) struct Buffers<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: Pod, V: Pod> Buffers<K, V> {
+    /// Filled with a key and a value that stand for nothing.
+    pub(super) fn new(key: K, value: V) -> Self {
+        Self {
+            keys: vec![key; BATCH],
+            values: vec![value; BATCH],
+        }
+    }
+}
+
+/// Reads every entry of a hash map. As [`lookup_batch`].
 pub(super) fn read_all<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
-    blank: (K, V),
+    Buffers { keys, values }: &mut Buffers<K, V>,
     mut each: impl FnMut(&K, &V),
 ) -> io::Result<()> {
-    let (mut keys, mut values) = (vec![blank.0; BATCH], vec![blank.1; BATCH]);
     let mut from = None;
     loop {
-        let Read { count, next } = lookup_batch(map, from, &mut keys, &mut values)?;
-        let read = keys[..count].iter().zip(&values);
+        let Read { count, next } = lookup_batch(map, from, keys, values)?;
+        let read = keys[..count].iter().zip(values.iter());
         read.for_each(|(key, value)| each(key, value));
         if next.is_none() {
             return Ok(());
