@@ -685,7 +685,7 @@ impl World {
     async fn forget(&mut self, record: &Record) {
         self.unwire(&record.host_ifname).await;
         if let Some(index) = self.interfaces.get(&record.attachment).map(|it| it.index) {
-            let last = self.traffic(|other| other == index);
+            let last = self.traffic(Some(index));
             // Whoever asks for metrics takes them away.
             let room = DEPARTED.saturating_sub(self.departed.len());
             self.departed.extend(last.into_iter().take(room));
@@ -832,9 +832,9 @@ impl World {
         maps.into_iter().map(map).collect()
     }
 
-    /// What the kernel has carried by itself, of pods at interfaces that are asked for.
-    fn traffic(&self, of: impl Fn(u32) -> bool) -> Vec<(Pair, Totals)> {
-        let carried = self.dataplane.traffic().unwrap_or_else(|error| {
+    /// What the kernel has carried by itself, of the pod at an interface or of all.
+    fn traffic(&self, of: Option<u32>) -> Vec<(Pair, Totals)> {
+        let carried = self.dataplane.traffic(of).unwrap_or_else(|error| {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "what the kernel has carried cannot be read"
@@ -842,9 +842,8 @@ impl World {
             BTreeMap::new()
         });
         let pods = self.pods_by_interface();
-        let of_pods = carried.into_iter().filter(|(key, _)| of(key.ifindex));
         let pair = |(key, carried): (TrafficKey, Carried)| Some((self.pair(&pods, &key)?, carried));
-        of_pods.filter_map(pair).collect()
+        carried.into_iter().filter_map(pair).collect()
     }
 
     /// The connections that the kernel carries by itself, and whom they are between.
@@ -897,7 +896,7 @@ impl World {
     /// What cannot be read is absent.
     fn measure(&mut self) -> Measured {
         let mut traffic = mem::take(&mut self.departed);
-        traffic.extend(self.traffic(|_| true));
+        traffic.extend(self.traffic(None));
         Measured {
             traffic,
             packets: self.dataplane.packets().unwrap_or_default(),

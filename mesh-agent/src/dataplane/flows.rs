@@ -1,7 +1,9 @@
 //! The records of flows: the programs write them, the agent reads them and takes away those of no more use.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::{io, thread};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, HashOfMaps, IterableMap, Map, MapData, MapError};
@@ -10,6 +12,7 @@ use mesh_common::addr::{Addr, Port};
 use mesh_common::maps::{ALL_FLOWS, Flow, FlowKey, OWN_FLOWS, SHARED_FLOWS};
 use mesh_common::names::MAP_FLOWS;
 use mesh_common::traffic::Record;
+use tracing::warn;
 
 use super::Error;
 use super::maps::{Fill, removed_or_absent, take};
@@ -33,26 +36,39 @@ const NO_RECORD: Record = Record::new(
 
 type Table = HashMap<MapData, FlowKey, Record>;
 
+/// What the map of tables is to hold for a pod: a table, or none any more.
+type Change = (u32, Option<OwnedFd>);
+
 /// The tables of flows.
 pub(super) struct Flows {
-    map: HashOfMaps<MapData, u32, Table>,
-    /// What it holds.
     tables: BTreeMap<u32, Table>,
+    /// The kernel waits for the programs that run whenever the map of tables changes, ten milliseconds or more, so a thread
+    /// changes it. Until a pod's table is in it the pod has that of all; what is lost with the agent is made up for by the next.
+    changes: Sender<Change>,
 }
 
 impl Flows {
     /// Takes the map from the object, with the tables that an earlier agent made; the one of all pods is always there.
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let map: HashOfMaps<_, u32, Table> =
-            HashOfMaps::try_from(take(ebpf, MAP_FLOWS)?).map_err(Error::of_map(MAP_FLOWS))?;
+        let error = Error::of_map(MAP_FLOWS);
+        let mut map: HashOfMaps<_, u32, Table> =
+            HashOfMaps::try_from(take(ebpf, MAP_FLOWS)?).map_err(&error)?;
         let mut tables = BTreeMap::new();
         for index in map.keys() {
-            let index = index.map_err(Error::of_map(MAP_FLOWS))?;
-            tables.insert(index, map.get(&index, 0).map_err(Error::of_map(MAP_FLOWS))?);
+            let index = index.map_err(&error)?;
+            tables.insert(index, map.get(&index, 0).map_err(&error)?);
         }
-        let mut flows = Self { map, tables };
-        flows.add(ALL_FLOWS)?;
-        Ok(flows)
+        if !tables.contains_key(&ALL_FLOWS) {
+            let all = table(SHARED_FLOWS).map_err(&error)?;
+            map.insert(ALL_FLOWS, &all, 0).map_err(&error)?;
+            tables.insert(ALL_FLOWS, all);
+        }
+        let (changes, told) = channel();
+        thread::Builder::new()
+            .name("flow-tables".to_owned())
+            .spawn(|| change(map, told))
+            .map_err(Error::Flows)?;
+        Ok(Self { tables, changes })
     }
 
     /// Gives a pod a table of its own, unless it has one.
@@ -60,17 +76,28 @@ impl Flows {
         if self.tables.contains_key(&index) {
             return Ok(());
         }
-        let room = if index == ALL_FLOWS {
-            SHARED_FLOWS
-        } else {
-            OWN_FLOWS
-        };
-        let table = table(room).map_err(Error::of_map(MAP_FLOWS))?;
-        self.map
-            .insert(index, &table, 0)
-            .map_err(Error::of_map(MAP_FLOWS))?;
+        let table = table(OWN_FLOWS).map_err(Error::of_map(MAP_FLOWS))?;
+        let descriptor = table.map().fd().as_fd().try_clone_to_owned();
+        self.change(index, Some(descriptor.map_err(Error::Flows)?))?;
         self.tables.insert(index, table);
         Ok(())
+    }
+
+    /// Takes a pod's table away, and its records.
+    pub(super) fn remove(&mut self, index: u32) -> Result<(), Error> {
+        let Some(own) = self.tables.remove(&index) else {
+            return Ok(());
+        };
+        self.change(index, None)?;
+        // What the own one has lost stays in that of all until that makes room: nobody has the interface any more.
+        let mut keys = Vec::new();
+        read(&own, &mut buffers(), |key, _| keys.push(*key))?;
+        self.forget(&keys, |_| true)
+    }
+
+    fn change(&self, index: u32, table: Option<OwnedFd>) -> Result<(), Error> {
+        let ended = |_| Error::Flows(io::ErrorKind::BrokenPipe.into());
+        self.changes.send((index, table)).map_err(ended)
     }
 
     /// Reads every flow's record, once.
@@ -90,6 +117,23 @@ impl Flows {
         Ok(())
     }
 
+    /// Reads the records of a pod that its own table holds, once.
+    pub(super) fn read_own(
+        &self,
+        index: u32,
+        each: impl FnMut(&FlowKey, &Record),
+    ) -> Result<(), Error> {
+        let own = self.tables.get(&index);
+        own.map_or(Ok(()), |own| read(own, &mut buffers(), each))
+    }
+
+    /// A flow's record, as the programs find it.
+    pub(super) fn get(&self, key: &FlowKey) -> Option<Record> {
+        let tables = [key.ifindex, ALL_FLOWS].map(|index| self.tables.get(&index));
+        let mut found = tables.into_iter().flatten();
+        found.find_map(|table| table.get(key, 0).ok())
+    }
+
     /// What the table of all pods holds, which never is full: the oldest make room. As [`Self::read`].
     pub(super) fn fill(&self) -> Result<Fill, Error> {
         let mut held = 0;
@@ -99,44 +143,64 @@ impl Flows {
         Ok(Fill::new(MAP_FLOWS, held, 0))
     }
 
-    /// Removes the records of interfaces that are not kept.
+    /// Removes the tables and records of interfaces that are not kept.
     pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let keep = |index| index == ALL_FLOWS || keep(index);
         let left = self.tables.keys().copied();
-        let left: Vec<_> = left.filter(|it| *it != ALL_FLOWS && !keep(*it)).collect();
+        let left: Vec<_> = left.filter(|index| !keep(*index)).collect();
         for index in left {
-            removed_or_absent(self.map.remove(&index)).map_err(Error::of_map(MAP_FLOWS))?;
-            self.tables.remove(&index);
+            self.remove(index)?;
         }
-        let Some(table) = self.tables.get_mut(&ALL_FLOWS) else {
-            return Ok(());
-        };
         let mut gone = Vec::new();
-        read(table, &mut buffers(), |key, _| {
-            if !keep(key.ifindex) {
-                gone.push(*key);
-            }
-        })?;
-        for key in &gone {
-            removed_or_absent(table.remove(key)).map_err(Error::of_map(MAP_FLOWS))?;
+        if let Some(table) = self.tables.get(&ALL_FLOWS) {
+            read(table, &mut buffers(), |key, _| {
+                if !keep(key.ifindex) {
+                    gone.push(*key);
+                }
+            })?;
         }
-        Ok(())
+        self.forget(&gone, |_| true)
     }
 
     /// Removes records that were last judged before a revision.
     pub(super) fn forget_older(&mut self, keys: &[FlowKey], revision: u32) -> Result<(), Error> {
+        self.forget(keys, |it| it.flow.revision != revision)
+    }
+
+    fn forget(&mut self, keys: &[FlowKey], which: impl Fn(&Record) -> bool) -> Result<(), Error> {
         for key in keys {
             for index in [key.ifindex, ALL_FLOWS] {
                 let Some(table) = self.tables.get_mut(&index) else {
                     continue;
                 };
-                let record = table.get(key, 0);
-                if record.is_ok_and(|it| it.flow.revision != revision) {
+                if table.get(key, 0).is_ok_and(|it| which(&it)) {
                     removed_or_absent(table.remove(key)).map_err(Error::of_map(MAP_FLOWS))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Changes the map of tables as it is told, until whoever tells is gone.
+fn change(mut map: HashOfMaps<MapData, u32, Table>, told: Receiver<Change>) {
+    for (index, table) in told {
+        let changed = match table {
+            Some(table) => opened(table).and_then(|table| map.insert(index, &table, 0)),
+            None => removed_or_absent(map.remove(&index)),
+        };
+        if let Err(error) = changed {
+            warn!(
+                interface = index,
+                error = &error as &dyn std::error::Error,
+                "a pod has no table of flows of its own, or keeps one after its end"
+            );
+        }
+    }
+}
+
+fn opened(table: OwnedFd) -> Result<Table, MapError> {
+    HashMap::try_from(Map::LruHashMap(MapData::from_fd(table)?))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "some dozen bytes")]

@@ -370,8 +370,8 @@ impl Dataplane {
         first.and(self.change_over(snapshot, interfaces))
     }
 
-    /// What the kernel has carried by itself, by pods' interfaces.
-    pub fn traffic(&self) -> Result<BTreeMap<TrafficKey, Carried>, Error> {
+    /// What the kernel has carried by itself, by pods' interfaces; of one of them or of all.
+    pub fn traffic(&self, of: Option<u32>) -> Result<BTreeMap<TrafficKey, Carried>, Error> {
         let nobody = TrafficKey {
             ifindex: 0,
             way: Way::Local as u32,
@@ -380,11 +380,17 @@ impl Dataplane {
         let mut buffers = Buffers::new(nobody, Traffic::default());
         let mut totals = Vec::new();
         sys::read_all(self.traffic.map().fd().as_fd(), &mut buffers, |key, it| {
-            totals.push((*key, *it));
+            if of.is_none_or(|index| index == key.ifindex) {
+                totals.push((*key, *it));
+            }
         })
         .map_err(Error::Flows)?;
+        let connections = match of {
+            None => self.connections()?,
+            Some(index) => connections(self.records_of(index)?, |flow| self.own(flow)),
+        };
         let known = |peer: &Addr| self.workloads.get(peer).is_some();
-        Ok(carried(totals, &self.connections()?, known))
+        Ok(carried(totals, &connections, known))
     }
 
     /// The connections that the kernel carries by itself, or has carried lately.
@@ -396,15 +402,37 @@ impl Dataplane {
                 records.push((*key, *record));
             }
         })?;
-        let own = |flow: &FlowKey| {
-            let pod = self.pods.get(&flow.ifindex)?;
-            Some(if flow.peer.is_v4() {
-                pod.addr4
-            } else {
-                pod.addr6
-            })
-        };
-        Ok(connections(records, own))
+        Ok(connections(records, |flow| self.own(flow)))
+    }
+
+    /// The records of a pod, and of other pods' ends of its connections.
+    fn records_of(&self, index: u32) -> Result<Vec<(FlowKey, Record)>, Error> {
+        let mut records = Vec::new();
+        self.flows.read_own(index, |key, record| {
+            records.push((*key, *record));
+            let Some(own) = self.own(key).filter(|_| record.flow.neighbour != 0) else {
+                return;
+            };
+            let theirs = FlowKey {
+                ifindex: record.flow.neighbour,
+                peer: own,
+                pod_port: key.peer_port,
+                peer_port: key.pod_port,
+                protocol: key.protocol,
+            };
+            records.extend(self.flows.get(&theirs).map(|record| (theirs, record)));
+        })?;
+        Ok(records)
+    }
+
+    /// The address of the pod whose flow it is, as the peer knows it.
+    fn own(&self, flow: &FlowKey) -> Option<Addr> {
+        let pod = self.pods.get(&flow.ifindex)?;
+        Some(if flow.peer.is_v4() {
+            pod.addr4
+        } else {
+            pod.addr6
+        })
     }
 
     fn forget_traffic(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
@@ -417,7 +445,7 @@ impl Dataplane {
 
     /// Takes a pod interface out of the maps, with its flows and what they carried.
     pub fn remove_pod(&mut self, index: u32) -> Result<(), Error> {
-        let flows = self.flows.retain(|other| other != index);
+        let flows = self.flows.remove(index);
         let flows = flows.and(self.forget_traffic(|other| other != index));
         let namespaces = self.namespaces.retain(|other| *other != index);
         self.pods.set(index, None).and(namespaces).and(flows)
