@@ -1,6 +1,6 @@
 //! EDGE: the one place that reads the clock.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
@@ -19,6 +19,14 @@ pub fn wall() -> SystemTime {
 pub fn unix_seconds() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed();
     since.map_or(0, |it| it.as_secs())
+}
+
+/// The time of a moment that is told in nanoseconds of `CLOCK_MONOTONIC`.
+pub fn wall_at(nanos: u64) -> SystemTime {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    let now = now.map_or(0, |it| it.num_nanoseconds().cast_unsigned());
+    let ago = Duration::from_nanos(now.saturating_sub(nanos));
+    wall().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The clock of the kernel's records: microseconds of `CLOCK_MONOTONIC`, which wrap around.

@@ -1,5 +1,6 @@
 //! What the programs tell the agent of a packet that they refused.
 
+use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::addr::{Addr, Port};
@@ -8,6 +9,8 @@ use crate::addr::{Addr, Port};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Refused {
+    /// When: nanoseconds of the kernel's monotonic clock.
+    pub at: U64,
     /// A number of [`Hook`](crate::verdict::Hook).
     pub hook: u32,
     /// A number of [`Outcome`](crate::verdict::Outcome).
@@ -25,4 +28,4 @@ pub struct Refused {
     /// Destination port; 0 where there is none.
     pub dst_port: Port,
 }
-abi!(Refused, size = 52, align = 4);
+abi!(Refused, size = 60, align = 4);

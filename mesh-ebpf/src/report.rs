@@ -2,9 +2,10 @@
 
 #![expect(
     unsafe_code,
-    reason = "a counter is written through a raw kernel pointer"
+    reason = "a counter is written through a raw kernel pointer, the clock is a helper"
 )]
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::event::Refused;
 use mesh_common::packet::Packet;
 use mesh_common::verdict::{Hook, Outcome, counter};
@@ -26,7 +27,10 @@ pub(crate) fn refused(hook: Hook, outcome: u32, ifindex: u32, packet: &Packet) {
     if outcome < Outcome::UnknownPod as u32 {
         return;
     }
+    // SAFETY: the helper takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
     let event = Refused {
+        at: now.into(),
         hook: hook as u32,
         outcome,
         ifindex,

@@ -57,7 +57,7 @@ def issue(args):
         with open(extfile, "w", encoding="ascii") as file:
             file.write(extensions)
         new_key = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        sign = ["openssl", "x509", "-req", "-in", request, "-days", "1", "-extfile", extfile]
+        sign = ["openssl", "x509", "-req", "-in", request, "-days", str(args.days), "-extfile", extfile]
         sign += ["-CA", f"{args.ca}/root-cert.pem", "-CAkey", f"{args.ca}/root-key.pem"]
         sign += ["-set_serial", str(int.from_bytes(os.urandom(8), "big")), "-out", cert]
         for command in (
@@ -350,6 +350,7 @@ def main():
     one.add_argument("--ca", required=True, help="directory with root-cert.pem and root-key.pem")
     one.add_argument("--identity", required=True, help="spiffe://<trust domain>/ns/<namespace>/sa/<account>")
     one.add_argument("--out", required=True, help="prefix: writes PREFIX.pem and PREFIX.key")
+    one.add_argument("--days", type=int, default=1, help="how long it is valid; 0: until now")
     one.set_defaults(run=issue)
 
     ends = argparse.ArgumentParser(add_help=False)

@@ -10,6 +10,7 @@ pub mod cabling;
 pub mod capture;
 pub mod cni;
 pub mod counters;
+pub mod flows;
 pub mod foreign;
 pub mod frames;
 pub mod holdings;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -23,10 +25,24 @@ pub struct Credentials {
 impl Credentials {
     /// Issues a certificate for a SPIFFE id from the root in a directory (`root-cert.pem`, `root-key.pem`).
     pub fn issue(lab: &Lab, ca: &Path, identity: &str) -> Result<Self> {
-        let prefix = lab.directory().join(identity.replace(['/', ':'], "-"));
+        let name = identity.replace(['/', ':'], "-");
+        Self::of_days(lab, ca, identity, &name, 1)
+    }
+
+    /// The same, from the lab's root, of a certificate that is valid no longer.
+    pub fn expired(lab: &Lab, identity: &str) -> Result<Self> {
+        let name = format!("expired-{}", identity.replace(['/', ':'], "-"));
+        let expired = Self::of_days(lab, &lab.ca(), identity, &name, 0)?;
+        // It ends with the second it was made in.
+        sleep(Duration::from_secs(1));
+        Ok(expired)
+    }
+
+    fn of_days(lab: &Lab, ca: &Path, identity: &str, name: &str, days: u8) -> Result<Self> {
+        let prefix = lab.directory().join(name);
         let mut command = script("issue");
         command.arg("--ca").arg(ca).arg("--out").arg(&prefix);
-        run(command.args(["--identity", identity]))?;
+        run(command.args(["--identity", identity, "--days", &days.to_string()]))?;
         Ok(Self {
             cert: prefix.with_added_extension("pem"),
             key: prefix.with_added_extension("key"),

@@ -10,6 +10,7 @@ use mesh_common::HBONE_PORT;
 use mesh_common::verdict::{Hook, Outcome};
 use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::counters::Packets::{AtLeast, Exactly};
+use mesh_tests::flows::told;
 use mesh_tests::lab::{Lab, scenario, stop};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
@@ -117,6 +118,16 @@ fn fail_closed(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
         lab.nodes()
             .iter()
             .try_for_each(|node| node.agent().start())?;
+        // The kernel has kept what it had to tell.
+        told(
+            lab.node("n1"),
+            &[
+                ("/hook", "from_pod"),
+                ("/reason", "the agent was away"),
+                ("/source/workload", "shop/client"),
+                ("/destination/workload", "shop/far"),
+            ],
+        )?;
         lab.settle()?;
         let wire = lab.capture()?;
         for family in Family::BOTH {

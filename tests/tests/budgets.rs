@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mesh_tests::app::{App, Server, echoes, raise_descriptor_limit};
+use mesh_tests::flows::told;
 use mesh_tests::foreign::Foreign;
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::objects::{self, Labels};
@@ -59,8 +60,13 @@ fn a_greedy_pod_leaves_enough_for_the_others() -> Result<()> {
             Ok(held)
         })?;
         echoes(&before, b"opened before").context("after the flood")?;
-        let log = lab.node("n1").agent().log();
-        assert!(log.contains("which is its share"), "nothing is told");
+        told(
+            lab.node("n1"),
+            &[
+                ("/source/workload", "shop/greedy"),
+                ("/reason", "which is its share"),
+            ],
+        )?;
 
         drop(held);
         eventually(

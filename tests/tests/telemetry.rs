@@ -1,4 +1,4 @@
-//! What the agents tell of connections: metrics to the byte, and refusals within a second.
+//! What the agents tell of connections: metrics to the byte.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +14,6 @@ use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
 use serde_json::{Value, json};
 
-/// How soon a refusal is told.
-const AT_ONCE: Duration = Duration::from_secs(1);
 /// Connections, and bytes that each sends and gets back.
 const CONNECTIONS: u64 = 20;
 const BYTES: u64 = 10_007;
@@ -236,136 +234,5 @@ fn log_is_switched(lab: &Lab, client: &Pod<'_>, to: SocketAddr) -> Result<()> {
     echoes_to_the_end(client, to, BYTES)?;
     eventually("one more line", SOON, || {
         Ok(lines() as u64 == CONNECTIONS + 2)
-    })
-}
-
-/// What `mesh-agent flows` tells.
-fn flows(node: &Node, words: &[&str]) -> Result<Vec<Value>> {
-    let words = [&["flows", "-o", "json"], words].concat();
-    let output = node.netns().output(&mut node.command(&words))?;
-    let text = String::from_utf8(output.stdout)?;
-    let flows = text.lines().map(serde_json::from_str);
-    Ok(flows.collect::<Result<_, _>>()?)
-}
-
-/// Waits until a refusal is told that holds all of these, as `(pointer, part of its text)`.
-fn told(node: &Node, parts: &[(&str, &str)]) -> Result<()> {
-    let mut latest = Vec::new();
-    let holds = |flow: &Value| {
-        parts.iter().all(|(pointer, part)| {
-            let text = flow.pointer(pointer).and_then(Value::as_str);
-            text.is_some_and(|text| text.contains(part))
-        })
-    };
-    eventually("the refusal is told", AT_ONCE, || {
-        latest = flows(node, &["--denied"])?;
-        Ok(latest.iter().any(&holds))
-    })
-    .with_context(|| format!("{parts:?} of {latest:#?}"))
-}
-
-/// An address of the client's pod CIDR that no pod has.
-fn unknown(client: &Pod<'_>, family: Family) -> Result<SocketAddr> {
-    let cidr = client.node().pod_cidrs()[usize::from(family == Family::V6)].clone();
-    let (network, _) = cidr.split_once('/').context("a CIDR")?;
-    let address = match network.parse()? {
-        IpAddr::V4(it) => IpAddr::from((u32::from(it) + 250).to_be_bytes()),
-        IpAddr::V6(it) => IpAddr::from((u128::from(it) + 250).to_be_bytes()),
-    };
-    Ok(SocketAddr::new(address, 8080))
-}
-
-/// Tries to speak, which does not work.
-fn refused(from: &Pod<'_>, to: SocketAddr) {
-    let spoken = from.connect(to).and_then(|it| echoes(&it, b"may I?"));
-    assert!(spoken.is_err(), "{to} answers");
-}
-
-#[test]
-fn refusals_are_told_at_once() -> Result<()> {
-    scenario("telemetry_refusals", |lab| {
-        lab.namespace("shop").ambient().create()?;
-        let client = lab.pod("client").namespace("shop").on("n1").create()?;
-        let near = lab.pod("near").namespace("shop").on("n1").create()?;
-        let web = lab.pod("web").namespace("shop").on("n2").create()?;
-        let plain = lab.pod("plain").on("n1").create()?;
-        let strict = lab.pod("strict").namespace("shop").on("n1").create()?;
-        let servers = [&near, &web, &strict];
-        let _apps = servers.map(|it| Server::start(it, 8080, App::Echo));
-        lab.policy(
-            "NetworkPolicy",
-            "shop",
-            "near-nobody",
-            json!({"podSelector": {"matchLabels": {"app": "near"}}, "policyTypes": ["Ingress"]}),
-        )?;
-        lab.policy(
-            "AuthorizationPolicy",
-            "shop",
-            "web-nobody",
-            json!({"selector": {"matchLabels": {"app": "web"}}, "action": "DENY", "rules": [{}]}),
-        )?;
-        lab.peer_authentication("shop", "STRICT")?;
-        lab.settle()?;
-        let lonely = lab
-            .service("lonely")
-            .namespace("shop")
-            .selector("app", "nobody")
-            .port(80, 8080)
-            .create()?;
-        lab.settle()?;
-        let node = lab.node("n1");
-        for family in Family::BOTH {
-            refused(&client, near.at(family, 8080));
-            let parts = [
-                ("/source/workload", "shop/client"),
-                ("/destination/workload", "shop/near"),
-                ("/policy", "NetworkPolicy shop/near-nobody"),
-                ("/flag", "NETWORK_POLICY"),
-                ("/verdict", "denied"),
-            ];
-            told(node, &parts)?;
-
-            refused(&client, web.at(family, 8080));
-            for (node, direction) in [(node, "outbound"), (lab.node("n2"), "inbound")] {
-                let parts = [
-                    ("/direction", direction),
-                    ("/source/identity", "/sa/client"),
-                    ("/destination/workload", "shop/web"),
-                    ("/policy", "AuthorizationPolicy shop/web-nobody"),
-                    ("/flag", "DENY"),
-                ];
-                told(node, &parts)?;
-            }
-
-            refused(&client, lonely.at(family));
-            let parts = [
-                ("/source/workload", "shop/client"),
-                ("/service", "lonely.shop.svc.cluster.local"),
-                ("/reason", "no ready endpoint"),
-                ("/flag", "CONNECT"),
-            ];
-            told(node, &parts)?;
-
-            refused(&client, unknown(&client, family)?);
-            let parts = [
-                ("/source/workload", "shop/client"),
-                (
-                    "/reason",
-                    "no workload and no service has the destination address",
-                ),
-            ];
-            told(node, &parts)?;
-
-            refused(&plain, strict.at(family, 8080));
-            let parts = [
-                ("/source/workload", "default/plain"),
-                ("/destination/workload", "shop/strict"),
-                ("/reason", "plaintext is not taken"),
-                ("/policy", "PeerAuthentication shop/"),
-                ("/hook", "connect"),
-            ];
-            told(node, &parts)?;
-        }
-        Ok(())
     })
 }

@@ -230,9 +230,28 @@ impl fmt::Display for Failure {
         match (&self.cause, &self.verdict, self.hook) {
             (Some(cause), ..) => f.write_str(&causes(&**cause)),
             (None, Some((direction, verdict)), _) => write!(f, "{direction:?}: {verdict}"),
-            (None, None, Some((_, outcome))) => f.write_str(outcome.name()),
+            (None, None, Some((_, outcome))) => f.write_str(in_words(outcome)),
             (None, None, None) => f.write_str(self.flag.name()),
         }
+    }
+}
+
+/// Why a hook dropped a packet.
+const fn in_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass | Outcome::Socket | Outcome::Listener | Outcome::Local => "it was not",
+        Outcome::UnknownPod => "no pod is known at this interface",
+        Outcome::Spoofed => "the source address is not the pod's own",
+        Outcome::Malformed => "the headers are not what they claim to be",
+        Outcome::EtherType => "it is neither IP nor ARP",
+        Outcome::Fragment => "a TCP fragment has no ports to judge",
+        Outcome::LinkLocal => "link-local traffic stays with the pod",
+        Outcome::AgentAbsent => "the agent was away",
+        Outcome::AssignFailed => "the kernel did not give the packet to the agent's socket",
+        Outcome::Strict => "plaintext was not taken, by what has changed since",
+        Outcome::Policy => "refused by policy that has changed since",
+        Outcome::NoFlow => "a segment of no connection that this node has seen begin",
+        Outcome::FlowsFull => "the kernel had no room to record the flow",
     }
 }
 

@@ -31,13 +31,18 @@ const BATCH: usize = 256;
 /// Tells of refusals until shutdown.
 pub async fn run(
     mut events: Events,
-    world: watch::Receiver<Snapshot>,
+    mut world: watch::Receiver<Snapshot>,
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
     let mut period = interval(PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut taken = 0;
+    // What was refused while no agent ran is told with the names of those who were.
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        known = world.wait_for(Snapshot::is_synced) => if known.is_err() { return },
+    }
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -92,7 +97,7 @@ fn record(snapshot: &Snapshot, event: &Refused) -> Option<Record> {
         (None, _) => Flag::Connect,
     };
     Some(Record {
-        at: clock::wall(),
+        at: clock::wall_at(event.at.get()),
         event: Event::Refused,
         connection: Arc::new(connection),
         sent: 0,
