@@ -188,7 +188,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 }
 
 const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// More than all streams of a tunnel may have on the way, so that those whose readers have stopped hold up no other. What they
+/// hold is bounded by [`Memory`](super::Memory); smaller windows for the time that much waits would bound it sooner, but h2
+/// (0.4.20) does not announce again what was read of an open stream before its window was made smaller, and such a stream
+/// would stand still.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 const MAX_FRAME: u32 = 1 << 20;
 const CLIENT_HEADER_LIST: u32 = 16 << 10;
 const SERVER_HEADER_LIST: u32 = 64 << 10;

@@ -105,6 +105,49 @@ async fn a_slow_reader_stops_its_sender_and_nobody_else() {
     within(&mut slow.transfer).await.unwrap().outcome.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn readers_that_have_stopped_hold_up_nobody() {
+    const SLOW: usize = 12;
+    const LENGTH: usize = 8 << 20;
+    let world = World::new();
+    let (pool, server) = (world.pool(), world.server().await);
+    let mut quick = world.link(&pool, &server).await;
+    let (mut writers, mut readers, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..SLOW {
+        let slow = world.link(&pool, &server).await;
+        all.push(slow.progress);
+        let (client, app) = (slow.client.into_split(), slow.app.into_split());
+        let (from, to) = if number % 2 == 0 {
+            (client, app)
+        } else {
+            (app, client)
+        };
+        writers.push(world.spawn(write(from.1, pattern(LENGTH, 7))));
+        readers.push((from.0, to));
+    }
+    let in_flight = || -> u64 { all.iter().map(|it| it.sent() + it.received()).sum() };
+    let mut before = u64::MAX;
+    while before != in_flight() {
+        before = in_flight();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    for _ in 0..100 {
+        quick.client.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        within(quick.app.read_exact(&mut bytes)).await.unwrap();
+        quick.app.write_all(b"pong").await.unwrap();
+        within(quick.client.read_exact(&mut bytes)).await.unwrap();
+    }
+    let expected = pattern(LENGTH, 7);
+    for (_, (slow_read, _write)) in readers {
+        assert!(within(read(slow_read)).await == expected, "corrupted");
+    }
+    for writer in writers {
+        within(writer).await.unwrap();
+    }
+    assert_eq!(server.tunnels(), 1);
+}
+
 #[tokio::test]
 async fn a_reader_too_many_of_one_source_is_reset_and_what_it_held_is_given_back() {
     let world = World::new();
