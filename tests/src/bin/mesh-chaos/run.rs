@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use mesh_tests::programs::one_each;
 use crate::Args;
 use crate::faults::Fault;
 use crate::invariants::{self, Held, Told};
-use crate::stage::{FLAGS, Stage};
+use crate::stage::{FLAGS, OPEN, Stage};
 use crate::tally::Tally;
 use crate::traffic::{PLAIN, SECRET, Traffic};
 
@@ -166,7 +167,7 @@ fn settled(stage: &Stage<'_>, before: &[Held]) -> Result<Vec<Held>> {
                 .lab
                 .nodes()
                 .iter()
-                .map(|node| scope.spawn(|| held(node)));
+                .map(|node| scope.spawn(|| held(stage, node)));
             let looks: Vec<_> = looks.collect();
             let looks = looks
                 .into_iter()
@@ -190,7 +191,7 @@ fn settled(stage: &Stage<'_>, before: &[Held]) -> Result<Vec<Held>> {
     }
 }
 
-fn held(node: &Node) -> Result<Held> {
+fn held(stage: &Stage<'_>, node: &Node) -> Result<Held> {
     let netns = node.netns();
     let rules = netns.exec("ip", ["rule"])? + &netns.exec("ip", ["-6", "rule"])?;
     let mut problems = Vec::new();
@@ -201,6 +202,14 @@ fn held(node: &Node) -> Result<Held> {
     if !status.status.success() {
         let told = [status.stdout, status.stderr].concat();
         problems.push(String::from_utf8_lossy(&told).into_owned());
+    }
+    for address in stage.near.addresses() {
+        let server = SocketAddr::new(*address, OPEN).to_string();
+        let carried = netns.exec("ss", ["-Htn", "state", "established", "src", &server])?;
+        let carried = carried.lines();
+        problems.extend(
+            carried.map(|it| format!("a process is in between two pods of the node: {it}")),
+        );
     }
     let pid = node.agent().pid().context("no agent")?;
     Ok(Held {
