@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::pattern;
 use crate::pod::{PATIENCE, Pod};
+use crate::wait::uninterrupted;
 
 /// What an application does with a connection.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +164,7 @@ fn serve(mut stream: TcpStream, client: SocketAddr, app: App) -> io::Result<()> 
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let mut buffer = [0; 16 << 10];
     loop {
-        match stream.read(&mut buffer)? {
+        match uninterrupted(|| stream.read(&mut buffer))? {
             0 => return stream.shutdown(Shutdown::Write),
             length => stream.write_all(&buffer[..length])?,
         }
@@ -198,4 +199,25 @@ fn http(mut stream: &TcpStream, client: SocketAddr, name: &str) -> io::Result<()
     stream.write_all(head.as_bytes())?;
     stream.write_all(&answer)?;
     stream.shutdown(Shutdown::Write)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn interrupted_reads_end_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let _server = Server::run(listener, App::Echo);
+        let stream = TcpStream::connect(to).unwrap();
+        echoes(&stream, b"before").unwrap();
+        // Whoever is held and let go has its reads interrupted.
+        let hold = "kill -STOP $PPID; sleep 0.1; kill -CONT $PPID";
+        let held = Command::new("sh").args(["-c", hold]).status().unwrap();
+        assert!(held.success());
+        echoes(&stream, b"after").unwrap();
+    }
 }

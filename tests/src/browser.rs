@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::netns::Netns;
 use crate::process::Process;
-use crate::wait::patience;
+use crate::wait::{patience, uninterrupted};
 
 /// How long the browser may take to start, and to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -228,7 +228,8 @@ impl Browser {
                 return Ok(serde_json::from_slice(&message[..end])?);
             }
             let mut ready = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut ready, PollTimeout::from(100_u8))? > 0 {
+            let ready = uninterrupted(|| Ok(poll(&mut ready, PollTimeout::from(100_u8))?))?;
+            if ready > 0 {
                 let mut buffer = [0; 16 << 10];
                 let length = self.from.read(&mut buffer)?;
                 self.unread.extend(&buffer[..length]);

@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
+use crate::wait::uninterrupted;
+
 /// Size of a block in bytes.
 const BLOCK: usize = 64 << 10;
 
@@ -44,7 +46,7 @@ fn expect(mut stream: &TcpStream, bytes: u64) -> io::Result<()> {
             ));
         }
     }
-    match stream.read(&mut block)? {
+    match uninterrupted(|| stream.read(&mut block))? {
         0 => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -42,9 +42,11 @@ impl Process {
             record,
             kept: false,
         };
-        let started = started(process.child.id()).context("the process is gone already")?;
-        fs::create_dir_all(records)?;
-        fs::write(&process.record, started)?;
+        // One that has ended already is none to end later; why it has, its log says.
+        if let Some(started) = started(process.child.id()) {
+            fs::create_dir_all(records)?;
+            fs::write(&process.record, started)?;
+        }
         Ok(process)
     }
 

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::app::echoes;
 use crate::netns::Netns;
 use crate::pod::Pod;
+use crate::wait::uninterrupted;
 
 /// How long an answer may take; loopback and veths are faster by orders of magnitude.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -80,7 +81,7 @@ pub fn udp(from: &Netns, to: SocketAddr) -> io::Result<Reach> {
         socket.connect(to)?;
         socket.set_read_timeout(Some(SILENCE))?;
         socket.send(b"may I?")?;
-        heard(socket.recv(&mut [0; 16]))
+        heard(uninterrupted(|| socket.recv(&mut [0; 16])))
     })
 }
 
@@ -102,7 +103,7 @@ pub fn ping(from: &Netns, to: IpAddr) -> io::Result<Reach> {
             let left = deadline.saturating_duration_since(Instant::now());
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let mut packet = [0; 128];
-            let received = socket.read(&mut packet);
+            let received = uninterrupted(|| socket.read(&mut packet));
             // A raw IPv4 socket gets the IP header, too.
             let header = if to.is_ipv4() { 20 } else { 0 };
             if received.is_err() || packet[header] == reply {

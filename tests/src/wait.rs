@@ -1,5 +1,6 @@
 //! Waiting for what must come, with a deadline.
 
+use std::io::{self, ErrorKind};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,23 @@ pub fn eventually(
             Err(error) => {
                 return Err(error).with_context(|| format!("not within {within:?}: {what}"));
             }
+        }
+    }
+}
+
+/// Does a call again when a signal has interrupted it.
+///
+/// A process that has children gets a signal when one of them ends. Mostly it is dropped, as nobody wants it; while the thread
+/// that is told holds signals back, which one that starts a thread or a process does, another one takes it. If that one waits
+/// at a socket with a timeout, or for one of several, its call fails, whatever is set for the signal (signal(7)).
+///
+/// # Errors
+/// Those of the call but [`ErrorKind::Interrupted`].
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }

@@ -14,7 +14,7 @@ use mesh_tests::lab::scenario;
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::usage::Usage;
-use mesh_tests::wait::eventually;
+use mesh_tests::wait::{eventually, uninterrupted};
 use mesh_tests::world::Family;
 
 /// Connections that never send a byte.
@@ -108,5 +108,5 @@ fn others_are_served(client: &Pod<'_>, server: &Pod<'_>, before: &TcpStream) -> 
 
 fn is_open(mut stream: &TcpStream) -> bool {
     let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
-    matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    matches!(uninterrupted(|| stream.read(&mut [0])), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }

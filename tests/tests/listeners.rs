@@ -9,6 +9,7 @@ use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
 use mesh_tests::pod::PATIENCE;
+use mesh_tests::wait::uninterrupted;
 use mesh_tests::world::Family;
 
 #[test]
@@ -61,7 +62,7 @@ fn fails(from: &Netns, to: SocketAddr, how: ErrorKind) -> Result<()> {
     let attempt = || {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.read(&mut [0])
+        uninterrupted(|| stream.read(&mut [0]))
     };
     let ended = from.run(attempt);
     let as_told = ended.as_ref().is_err_and(|error| error.kind() == how);

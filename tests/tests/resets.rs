@@ -14,6 +14,7 @@ use mesh_tests::counters::Packets::{AtLeast, Exactly};
 use mesh_tests::netns::Netns;
 use mesh_tests::object::Object;
 use mesh_tests::rules::{GAP, NO_SET, OUTWARD, SERVER};
+use mesh_tests::wait::uninterrupted;
 use mesh_tests::world::Who::{Judged, Plain, Stranger, Unruled};
 use mesh_tests::world::{Family, HOST_MAC, Table, UPLINK, Who};
 
@@ -144,7 +145,7 @@ fn is_reset(mut stream: TcpStream) -> Result<()> {
     stream.set_read_timeout(Some(AT_ONCE))?;
     // Fails already when the reset was there before.
     let _ = stream.write_all(b"still here?");
-    match stream.read(&mut [0; 16]) {
+    match uninterrupted(|| stream.read(&mut [0; 16])) {
         Ok(length) => bail!("read {length} bytes"),
         Err(error) => ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}"),
     }

@@ -9,6 +9,7 @@ use mesh_tests::app::{App, Server, echoes};
 use mesh_tests::lab::{Lab, scenario, stop};
 use mesh_tests::netns::Netns;
 use mesh_tests::pod::Pod;
+use mesh_tests::wait::uninterrupted;
 use mesh_tests::world::Family;
 
 const OPEN: &[u8] = b"an open letter to everybody";
@@ -101,9 +102,9 @@ fn udp(client: &Pod<'_>, server: &Netns, to: SocketAddr) -> Result<()> {
     }
     let mut buffer = [0; 64];
     client.send_to(OPEN, to)?;
-    let (length, from) = server.recv_from(&mut buffer)?;
+    let (length, from) = uninterrupted(|| server.recv_from(&mut buffer))?;
     server.send_to(&buffer[..length], from)?;
-    let (length, from) = client.recv_from(&mut buffer)?;
+    let (length, from) = uninterrupted(|| client.recv_from(&mut buffer))?;
     assert_eq!((&buffer[..length], from), (OPEN, to));
     Ok(())
 }

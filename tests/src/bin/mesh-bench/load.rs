@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use mesh_tests::pod::{PATIENCE, Pod};
+use mesh_tests::wait::uninterrupted;
 use mesh_tests::world::Family;
 use socket2::SockRef;
 
@@ -185,7 +186,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 fn sink(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut block = vec![0; BLOCK];
     loop {
-        match stream.read(&mut block)? {
+        match uninterrupted(|| stream.read(&mut block))? {
             0 => return Ok(()),
             n => shared.bytes.fetch_add(n as u64, Relaxed),
         };
@@ -195,7 +196,7 @@ fn sink(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut message = [0; MESSAGE];
     loop {
-        match stream.read(&mut message)? {
+        match uninterrupted(|| stream.read(&mut message))? {
             0 => return Ok(()),
             n => stream.write_all(&message[..n])?,
         }

@@ -30,7 +30,8 @@ pub(crate) struct Held {
     pub(crate) rules: String,
     /// Tables of the packet filter.
     pub(crate) tables: String,
-    /// Programs at devices that are not one of each kind, and problems that the agent tells.
+    /// Programs at devices that are not one of each kind, problems that the agent tells, and connections between pods of one
+    /// node that a process of the node is in.
     pub(crate) problems: Vec<String>,
     pub(crate) descriptors: usize,
 }
