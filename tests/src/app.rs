@@ -6,13 +6,17 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::pattern;
-use crate::pod::{PATIENCE, Pod};
+use crate::pod::Pod;
 use crate::wait::uninterrupted;
+
+/// How long an application waits for its client: longer than a test leaves a connection alone on a machine that is busy.
+const IDLE: Duration = Duration::from_mins(1);
 
 /// What an application does with a connection.
 #[derive(Clone, Copy, Debug)]
@@ -141,8 +145,8 @@ fn accept(listener: &TcpListener, app: App, stop: &AtomicBool, seen: &Mutex<Vec<
 }
 
 fn serve(mut stream: TcpStream, client: SocketAddr, app: App) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IDLE))?;
+    stream.set_write_timeout(Some(IDLE))?;
     match app {
         App::Http(name) => http(&stream, client, name),
         App::Echo => echo(&stream),

@@ -70,7 +70,6 @@ fn fail_closed(name: &str, end: impl Fn(&Node) -> Result<()>) -> Result<()> {
         }
 
         lab.nodes().iter().try_for_each(&end)?;
-        // That took seconds, and servers wait for ten.
         for stream in [&near, &plain] {
             echoes(stream, SECRET)?;
         }
