@@ -38,6 +38,8 @@ use crate::world::{self, Ending, World};
 
 /// How long open connections have to end when no other agent has taken over: a restart waits for that.
 const ALONE: Duration = Duration::from_secs(5);
+/// How long a collector has to take the last of what it is told.
+const FLUSH: Duration = Duration::from_secs(3);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
@@ -90,7 +92,9 @@ pub async fn run(
     let counters = Arc::new(Counters::default());
     let world = world.counting(counters.clone());
     let cluster = config.remote_ca.ca_cluster.as_str();
-    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone());
+    let sampling = config.otlp.otlp_endpoint.as_ref();
+    let sampling = sampling.map(|_| config.otlp.otlp_sampling);
+    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone(), sampling);
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
@@ -134,7 +138,9 @@ pub async fn run(
     parts.spawn(part(refusals));
     // Ends by itself, after it has told of the last connection.
     let mut log = JoinSet::new();
-    log.spawn(telemetry.run(stopped.clone()));
+    let mut collector = JoinSet::new();
+    let exports = export(&config, &telemetry, &mut collector);
+    log.spawn(telemetry.run(exports, stopped.clone()));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     let trim = allocator::run(snapshots.clone(), shutdown.clone());
     parts.spawn(part(trim));
@@ -154,8 +160,27 @@ pub async fn run(
     carrier.drain(deadline).await;
     stopped.cancel();
     log.join_next().await;
+    if timeout(FLUSH, collector.join_next()).await.is_err() {
+        warn!("the collector has not taken the last of what it is told");
+    }
     parts.shutdown().await;
     ended
+}
+
+/// Tells a collector of connections, if there is one, until nobody has any more to tell.
+fn export(
+    config: &Run,
+    telemetry: &Telemetry,
+    collector: &mut JoinSet<()>,
+) -> Option<telemetry::Exports> {
+    let resource = telemetry::Resource {
+        node: config.node.clone(),
+        cluster: config.remote_ca.ca_cluster.clone(),
+    };
+    let endpoint = config.otlp.otlp_endpoint.as_ref()?;
+    let (exporter, exports) = telemetry::Exporter::new(endpoint, resource, telemetry);
+    collector.spawn(exporter.run());
+    Some(exports)
 }
 
 /// Waits until new connections are another agent's, or wait for one; says how long open ones have.
