@@ -35,6 +35,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long a connection to the collector may take, and a call.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a collector that has not answered is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Pauses between the calls for one batch: each twice as long as the one before, about a minute in all.
 const PAUSE: Duration = Duration::from_millis(500);
 const CALLS: u32 = 8;
@@ -141,7 +143,9 @@ impl Exporter {
         let counters = telemetry.counters.clone();
         let endpoint = Endpoint::from(collector.0.clone())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
+            .timeout(CALL_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(CONNECT_TIMEOUT);
         let exporter = Self {
             queue: waiting,
             world: telemetry.world.clone(),
