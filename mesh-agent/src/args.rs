@@ -611,6 +611,13 @@ pub struct Otlp {
     pub otlp_sampling: Share,
 }
 
+impl Otlp {
+    /// The share of connections that a collector is told of, if there is one.
+    pub fn sampling(&self) -> Option<Share> {
+        self.otlp_endpoint.as_ref().map(|_| self.otlp_sampling)
+    }
+}
+
 /// Where `mesh-agent run` serves HTTP. A port that is taken is waited for, and told by `mesh-agent status`.
 #[derive(Clone, Debug, Args)]
 pub struct Http {

@@ -68,10 +68,10 @@ fn span(it: &Span, record: &Record, attributes: Vec<KeyValue>) -> wire::Span {
     let remote = it.parent.map_or(0, |_| wire::IS_REMOTE);
     let began = record.at.checked_sub(record.duration);
     wire::Span {
-        trace_id: it.trace.to_vec(),
-        span_id: it.id.to_vec(),
-        trace_state: state(it),
-        parent_span_id: it.parent.map(Vec::from).unwrap_or_default(),
+        trace: it.trace.to_vec(),
+        id: it.id.to_vec(),
+        state: state(it),
+        parent: it.parent.map(Vec::from).unwrap_or_default(),
         flags: flags(it) | wire::HAS_IS_REMOTE | remote,
         name: name.to_owned(),
         kind: kind.into(),
@@ -107,8 +107,8 @@ fn log(part: Option<&Span>, record: &Record, attributes: Vec<KeyValue>) -> LogRe
         body: Some(text(body)),
         attributes: attributes.0,
         flags: part.map_or(0, flags),
-        trace_id: part.map(|it| it.trace.to_vec()).unwrap_or_default(),
-        span_id: part.map(|it| it.id.to_vec()).unwrap_or_default(),
+        trace: part.map(|it| it.trace.to_vec()).unwrap_or_default(),
+        span: part.map(|it| it.id.to_vec()).unwrap_or_default(),
         event_name: event_name.to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::Uri;
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout_at};
 use tonic::client::Grpc;
@@ -81,7 +81,7 @@ impl FromStr for Collector {
             None | Some("/")
         );
         let authority = uri.authority().filter(|it| !it.as_str().contains('@'));
-        let host = authority.map(|it| it.host()).filter(|it| !it.is_empty());
+        let host = authority.map(Authority::host).filter(|it| !it.is_empty());
         let is_http = uri.scheme() == Some(&Scheme::HTTP);
         let host = host.filter(|_| is_http && is_bare).ok_or_else(none)?;
         let port = uri.port_u16().unwrap_or(PORT);

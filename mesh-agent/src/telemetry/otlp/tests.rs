@@ -88,11 +88,8 @@ fn a_span_and_a_log_record_of_a_connection() {
     let span = span.unwrap();
     assert_eq!((span.start, span.end), (5_500_000_000, 7_000_000_000));
     assert_eq!((span.flags, log.flags), (0x101, 1));
-    assert!(span.parent_span_id.is_empty() && span.status.is_none());
-    assert_eq!(
-        (&span.trace_id, &span.span_id),
-        (&log.trace_id, &log.span_id)
-    );
+    assert!(span.parent.is_empty() && span.status.is_none());
+    assert_eq!((&span.trace, &span.id), (&log.trace, &log.span));
     for (key, expected) in [
         ("source.k8s.pod.name", Value::Text("client".into())),
         ("destination.k8s.namespace.name", Value::Text("shop".into())),
@@ -119,7 +116,7 @@ fn a_refusal_is_an_error_and_told_without_a_trace_as_well() {
     let (span, _) = told(&record(Event::Refused, Some(child)), &snapshot);
     let span = span.unwrap();
     assert_eq!(
-        (span.flags, span.parent_span_id),
+        (span.flags, span.parent),
         (0x301, context.parent.parent.to_vec())
     );
     let status = span.status.unwrap();
@@ -128,7 +125,7 @@ fn a_refusal_is_an_error_and_told_without_a_trace_as_well() {
         let has_trace = part.is_some();
         let (span, log) = told(&record(Event::Refused, part), &snapshot);
         assert_eq!((span, log.flags), (None, 0));
-        assert_eq!(!log.trace_id.is_empty(), has_trace);
+        assert_eq!(!log.trace.is_empty(), has_trace);
         assert_eq!(&*log.severity_text, "WARN");
         let reason = value(&log.attributes, "mesh.reason");
         assert_eq!(reason, Some(&Value::Text("because".into())));

@@ -96,13 +96,13 @@ pub(super) enum Value {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Span {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) trace_id: Vec<u8>,
+    pub(super) trace: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) span_id: Vec<u8>,
+    pub(super) id: Vec<u8>,
     #[prost(string, tag = "3")]
-    pub(super) trace_state: String,
+    pub(super) state: String,
     #[prost(bytes = "vec", tag = "4")]
-    pub(super) parent_span_id: Vec<u8>,
+    pub(super) parent: Vec<u8>,
     /// The lowest byte is that of the header; [`HAS_IS_REMOTE`] and [`IS_REMOTE`].
     #[prost(fixed32, tag = "16")]
     pub(super) flags: u32,
@@ -169,9 +169,9 @@ pub(super) struct LogRecord {
     #[prost(fixed32, tag = "8")]
     pub(super) flags: u32,
     #[prost(bytes = "vec", tag = "9")]
-    pub(super) trace_id: Vec<u8>,
+    pub(super) trace: Vec<u8>,
     #[prost(bytes = "vec", tag = "10")]
-    pub(super) span_id: Vec<u8>,
+    pub(super) span: Vec<u8>,
     #[prost(string, tag = "12")]
     pub(super) event_name: String,
 }
