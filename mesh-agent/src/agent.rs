@@ -33,11 +33,13 @@ use crate::network::Network;
 use crate::pki::{Certificates, DirectoryCa, Remote, RemoteCa, Signer, TrustDomains};
 use crate::proxy::Allowed;
 use crate::revocation;
-use crate::telemetry::{self, Counters, Scraper, Telemetry};
+use crate::telemetry::{self, Counters, Exporter, Exports, Scraper, Telemetry};
 use crate::world::{self, Ending, World};
 
 /// How long open connections have to end when no other agent has taken over: a restart waits for that.
 const ALONE: Duration = Duration::from_secs(5);
+/// How long a collector has to take the last of what it is told.
+const FLUSH: Duration = Duration::from_secs(3);
 /// Events and commands that may wait for the world.
 const QUEUE: usize = 1024;
 
@@ -90,7 +92,8 @@ pub async fn run(
     let counters = Arc::new(Counters::default());
     let world = world.counting(counters.clone());
     let cluster = config.remote_ca.ca_cluster.as_str();
-    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone());
+    let sampling = config.otlp.sampling();
+    let telemetry = Telemetry::new(snapshots.clone(), cluster, counters.clone(), sampling);
 
     let (events, told) = mpsc::channel(QUEUE);
     let (commands, asked) = mpsc::channel(QUEUE);
@@ -134,7 +137,8 @@ pub async fn run(
     parts.spawn(part(refusals));
     // Ends by itself, after it has told of the last connection.
     let mut log = JoinSet::new();
-    log.spawn(telemetry.run(stopped.clone()));
+    let exporter = exporter(&config, &telemetry);
+    log.spawn(tell(exporter, telemetry, stopped.clone()));
     parts.spawn(part(certificates.clone().run(stopped.clone())));
     let trim = allocator::run(snapshots.clone(), shutdown.clone());
     parts.spawn(part(trim));
@@ -156,6 +160,33 @@ pub async fn run(
     log.join_next().await;
     parts.shutdown().await;
     ended
+}
+
+/// What tells a collector of connections, and where it is told, if there is one.
+fn exporter(config: &Run, telemetry: &Telemetry) -> Option<(Exporter, Exports)> {
+    let resource = telemetry::Resource {
+        node: config.node.clone(),
+        cluster: config.remote_ca.ca_cluster.clone(),
+    };
+    let collector = config.otlp.otlp_endpoint.as_ref()?;
+    Some(Exporter::new(collector, resource, telemetry))
+}
+
+/// Writes the access log, and tells a collector if there is one, until `stopped` and of what there is then.
+async fn tell(
+    exporter: Option<(Exporter, Exports)>,
+    telemetry: Arc<Telemetry>,
+    stopped: CancellationToken,
+) {
+    let (exporter, exports) = exporter.unzip();
+    let mut collector = JoinSet::new();
+    if let Some(exporter) = exporter {
+        collector.spawn(exporter.run());
+    }
+    telemetry.run(exports, stopped).await;
+    if timeout(FLUSH, collector.join_next()).await.is_err() {
+        warn!("the collector has not taken the last of what it is told");
+    }
 }
 
 /// Waits until new connections are another agent's, or wait for one; says how long open ones have.

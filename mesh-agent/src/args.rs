@@ -18,7 +18,8 @@ use crate::dataplane::attach::Mode;
 use crate::http::Address;
 use crate::inspect::{Destination, End, Transport};
 use crate::map::Place;
-use crate::telemetry::{Exposition, Filter, Wanted};
+use crate::telemetry::{Collector, Exposition, Filter, Wanted};
+use crate::trace_context::Share;
 
 /// The node agent of Mesh CNI.
 #[derive(Debug, Parser)]
@@ -581,6 +582,40 @@ pub struct Run {
     /// Where it serves HTTP.
     #[command(flatten)]
     pub http: Http,
+
+    /// Whom it tells of connections.
+    #[command(flatten)]
+    pub otlp: Otlp,
+}
+
+/// Whom `mesh-agent run` tells of connections.
+#[derive(Clone, Debug, Args)]
+pub struct Otlp {
+    /// OpenTelemetry collector that is told of connections, by spans and log records (OTLP over gRPC, without TLS): one of
+    /// the node [default: none]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "http://HOST:PORT"
+    )]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// Share of connections that the collector is told of, from 0 to 1. The end that opens a connection decides, and the
+    /// other does as it does (traceparent in CONNECT; none with 0). Of refusals there always is a log record.
+    #[arg(
+        long,
+        env = "MESH_OTLP_SAMPLING",
+        value_name = "SHARE",
+        default_value = "0.01"
+    )]
+    pub otlp_sampling: Share,
+}
+
+impl Otlp {
+    /// The share of connections that a collector is told of, if there is one.
+    pub fn sampling(&self) -> Option<Share> {
+        self.otlp_endpoint.as_ref().map(|_| self.otlp_sampling)
+    }
 }
 
 /// Where `mesh-agent run` serves HTTP. A port that is taken is waited for, and told by `mesh-agent status`.

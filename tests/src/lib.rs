@@ -9,6 +9,7 @@ pub mod builders;
 pub mod cabling;
 pub mod capture;
 pub mod cni;
+pub mod collector;
 pub mod counters;
 pub mod flows;
 pub mod foreign;

@@ -252,7 +252,7 @@ mod tests {
         snapshot.apply(Event::Synced);
         let (_publish, snapshots) = watch::channel(snapshot);
         let world = mpsc::channel(1).0;
-        let telemetry = Telemetry::new(snapshots.clone(), "Kubernetes", Arc::default());
+        let telemetry = Telemetry::new(snapshots.clone(), "Kubernetes", Arc::default(), None);
         let connections = Allowed::new(snapshots.clone(), telemetry.counters.clone());
         let connections = Arc::new(connections);
         let scraper = Scraper {

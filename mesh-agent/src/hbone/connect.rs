@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
-use super::headers::{Baggage, Forwarded, Traceparent};
+use super::headers::{Baggage, Forwarded};
 use crate::model::{Authority, AuthorityError, Identity};
+use crate::trace_context::TraceContext;
 
 /// What a client asks of a server.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct ConnectHead {
     /// The client's own address, as the asking side tells it.
     pub forwarded: Option<Forwarded>,
     /// The trace the connection belongs to.
-    pub traceparent: Option<Traceparent>,
+    pub trace: Option<TraceContext>,
     /// The network the connection comes from; only in the inner CONNECT of a tunnel through a gateway.
     pub origin_network: Option<String>,
 }
@@ -29,7 +30,7 @@ impl ConnectHead {
             authority: authority.into(),
             baggage: None,
             forwarded: None,
-            traceparent: None,
+            trace: None,
             origin_network: None,
         }
     }
@@ -41,13 +42,13 @@ impl ConnectHead {
     pub fn to_http(&self) -> Result<Request<()>, http::Error> {
         let uri: Uri = self.authority.to_string().try_into()?;
         let mut request = Request::builder().method(Method::CONNECT).uri(uri);
+        let trace = self.trace.as_ref();
+        let state = trace.and_then(|it| it.state.as_ref());
         let headers = [
             (BAGGAGE, self.baggage.as_ref().map(ToString::to_string)),
             (FORWARDED, self.forwarded.as_ref().map(ToString::to_string)),
-            (
-                TRACEPARENT,
-                self.traceparent.as_ref().map(ToString::to_string),
-            ),
+            (TRACEPARENT, trace.map(|it| it.parent.to_string())),
+            (TRACESTATE, state.map(|it| it.as_str().to_owned())),
             (FORWARDED_NETWORK, self.origin_network.clone()),
         ];
         for (name, value) in headers {
@@ -73,7 +74,7 @@ impl ConnectHead {
             authority,
             baggage: baggage(headers),
             forwarded: single(headers, &FORWARDED).and_then(|text| text.parse().ok()),
-            traceparent: single(headers, &TRACEPARENT).and_then(|text| text.parse().ok()),
+            trace: TraceContext::of_headers(all(headers, &TRACEPARENT), all(headers, &TRACESTATE)),
             origin_network: single(headers, &FORWARDED_NETWORK).map(ToOwned::to_owned),
         })
     }
@@ -142,12 +143,13 @@ pub(super) fn refused(refusal: &Refusal) -> Response<()> {
 
 /// All baggage lines as one; none if there is no line.
 pub(super) fn baggage(headers: &HeaderMap) -> Option<Baggage> {
-    let lines: Vec<_> = headers
-        .get_all(&BAGGAGE)
-        .into_iter()
-        .filter_map(|line| line.to_str().ok())
-        .collect();
+    let lines: Vec<_> = all(headers, &BAGGAGE).collect();
     (!lines.is_empty()).then(|| Baggage::parse(&lines.join(",")))
+}
+
+fn all<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter();
+    lines.filter_map(|line| line.to_str().ok())
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -157,6 +159,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const FORWARDED: HeaderName = http::header::FORWARDED;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 #[cfg(test)]
@@ -176,6 +179,27 @@ mod tests {
         let parsed = ConnectHead::from_http(&request).unwrap();
         assert_eq!(parsed.baggage, head.baggage);
         assert_eq!(parsed.forwarded, head.forwarded);
+    }
+
+    #[test]
+    fn the_trace_is_carried_on_or_is_none() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+        let read = |parent: &'static str| {
+            let mut request = ConnectHead::new("10.0.0.1:1".parse::<SocketAddr>().unwrap())
+                .to_http()
+                .unwrap();
+            let headers = request.headers_mut();
+            headers.append("traceparent", HeaderValue::from_static(parent));
+            for line in ["a=1", "b=2"] {
+                headers.append("tracestate", HeaderValue::from_static(line));
+            }
+            ConnectHead::from_http(&request).unwrap()
+        };
+        let sent = read(parent).to_http().unwrap();
+        assert_eq!(sent.headers()["traceparent"], parent);
+        assert_eq!(sent.headers()["tracestate"], "a=1,b=2");
+        let sent = read("00-0AF7-1-01").to_http().unwrap();
+        assert_eq!(sent.headers().len(), 0);
     }
 
     #[test]

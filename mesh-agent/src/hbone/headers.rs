@@ -1,4 +1,4 @@
-//! CORE: the descriptive headers of a CONNECT: `baggage`, `forwarded`, `traceparent`.
+//! CORE: the descriptive headers of a CONNECT: `baggage`, `forwarded`.
 //!
 //! They inform telemetry only. A peer can write anything into them, so no decision rests on them.
 
@@ -195,70 +195,6 @@ impl FromStr for Forwarded {
     }
 }
 
-/// The position of a connection in a trace (W3C Trace Context, version 00).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traceparent {
-    /// Identifies the whole trace; not all zero.
-    pub trace: [u8; 16],
-    /// Identifies the caller's span; not all zero.
-    pub parent: [u8; 8],
-    /// Bit 0: the caller records.
-    pub flags: u8,
-}
-
-impl fmt::Display for Traceparent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{:032x}-{:016x}-{:02x}",
-            u128::from_be_bytes(self.trace),
-            u64::from_be_bytes(self.parent),
-            self.flags
-        )
-    }
-}
-
-/// The text is no valid `traceparent`.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("traceparent is not 00-<32 lower-case hex>-<16 hex>-<2 hex> with non-zero ids")]
-pub struct NotTraceparent;
-
-impl FromStr for Traceparent {
-    type Err = NotTraceparent;
-
-    fn from_str(text: &str) -> Result<Self, NotTraceparent> {
-        let mut fields = text.split('-');
-        let version = hex(fields.next(), 2)?;
-        let trace = hex(fields.next(), 32)?;
-        let parent = hex(fields.next(), 16)?;
-        let flags = hex(fields.next(), 2)?;
-        // A later version may append fields, version 00 may not, ff is no version.
-        let trailing = fields.next().is_some();
-        if version == 0xff || (version == 0 && trailing) || trace == 0 || parent == 0 {
-            return Err(NotTraceparent);
-        }
-        Ok(Self {
-            trace: trace.to_be_bytes(),
-            parent: u64::try_from(parent)
-                .map_err(|_| NotTraceparent)?
-                .to_be_bytes(),
-            flags: u8::try_from(flags).map_err(|_| NotTraceparent)?,
-        })
-    }
-}
-
-fn hex(field: Option<&str>, digits: usize) -> Result<u128, NotTraceparent> {
-    field
-        .filter(|field| field.len() == digits)
-        .filter(|field| {
-            field
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        })
-        .and_then(|field| u128::from_str_radix(field, 16).ok())
-        .ok_or(NotTraceparent)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,29 +256,5 @@ mod tests {
         };
         assert_eq!(built.to_string(), "for=\"[::1]:9\";host=h");
         assert_eq!(built.to_string().parse(), Ok(built));
-    }
-
-    #[test]
-    fn traceparent() {
-        let text = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
-        let parsed: Traceparent = text.parse().unwrap();
-        assert_eq!(
-            (parsed.trace[0], parsed.parent[7], parsed.flags),
-            (0x0a, 0xb7, 1)
-        );
-        assert_eq!(parsed.to_string(), text);
-        let later = "01-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01-more";
-        assert!(later.parse::<Traceparent>().is_ok());
-        for bad in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01-more",
-            "ff-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-00f067aa0ba902b7-01",
-            "00-0af7-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(bad.parse::<Traceparent>(), Err(NotTraceparent), "{bad}");
-        }
     }
 }

@@ -29,7 +29,7 @@ pub use connect::{ConnectHead, ConnectRequest, Refusal};
 pub use copy::{Broken, Pair, Progress, Transfer};
 pub use dial::{Dial, Dialing};
 pub use error::{OpenError, ServeError, Stage};
-pub use headers::{Baggage, Forwarded, NotForwarded, NotTraceparent, Traceparent, WorkloadKind};
+pub use headers::{Baggage, Forwarded, NotForwarded, WorkloadKind};
 pub use memory::{Memory, TooMuch, Total};
 pub use open::{Counted, Listed, Open, OpenTunnels, Opener, Seen, Streams};
 pub use pool::Key;

@@ -262,7 +262,8 @@ impl Accept for Streams {
 
     async fn connect(&self, request: &ConnectRequest) -> Result<Upstream<Carried>, Refusal> {
         let snapshot = self.world.borrow().clone();
-        let log = requested(&snapshot, request);
+        let mut log = requested(&snapshot, request);
+        log.span = self.telemetry.child(request.head.trace.as_ref());
         let reached = match self.budget.claim(request.remote.ip()) {
             Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request)
                 .await

@@ -6,7 +6,6 @@ mod copy;
 mod drain;
 mod inbound;
 mod outbound;
-mod random;
 mod reach;
 pub mod socket;
 mod workers;

@@ -17,11 +17,12 @@ use super::allowed::{Admission, Allowed, Denied, Ends};
 use super::budget::Budget;
 use super::reach::{self, Far, Reached, reach};
 use super::workers::{Handed, Loads};
-use super::{copy, drain, random, socket};
+use super::{copy, drain, socket};
 use crate::clock;
 use crate::hbone::{Broken, Memory, Pair, Pool, Progress};
 use crate::model::{Snapshot, Workload};
 use crate::policy;
+use crate::random;
 use crate::route::{self, Route};
 use crate::telemetry::{self, Carriage, Connection, Direction, Failure, Flag, Telemetry};
 
@@ -122,6 +123,7 @@ impl Outbound {
             return None;
         }
         let mut log = Connection::new(Direction::Outbound, source, destination, clock::now());
+        log.span = self.telemetry.root();
         let lanes = self.lanes.clone();
         let pool = &*lanes[worker].pool;
         match self.reach(pool, source, destination, &mut log).await {

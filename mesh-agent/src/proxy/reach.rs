@@ -16,6 +16,7 @@ use crate::hbone::{ConnectHead, Dial, Dialing, Forwarded, Key, OpenError, Pool, 
 use crate::policy::Direction;
 use crate::route::{Refusal, Route};
 use crate::telemetry::{Connection, Flag};
+use crate::trace_context::Span;
 
 /// How often a refused tunnel is dialled again, and how long to wait before: another node's agent may learn of an
 /// enrolment a moment after this one.
@@ -192,6 +193,7 @@ async fn open(
             let head = ConnectHead {
                 baggage: log.source_workload.as_deref().and_then(baggage),
                 forwarded: Some(Forwarded { client, host }),
+                trace: log.span.as_deref().map(Span::context),
                 ..ConnectHead::new(authority)
             };
             let opened = timeout(OPEN_TIMEOUT, pool.open(&key, &head))

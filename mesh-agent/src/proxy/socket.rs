@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::random;
+use crate::random;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;

@@ -11,6 +11,7 @@ use mesh_common::verdict::{Hook, Outcome};
 use crate::causes::causes;
 use crate::model::{Identity, Service, Snapshot, Workload};
 use crate::policy::{self, IpProtocol, Layer, PolicyRef, Verdict};
+use crate::trace_context::Span;
 
 /// From which end this node sees a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,6 +146,8 @@ pub struct Connection {
     pub destination_identity: Option<Identity>,
     /// How its bytes travel.
     pub carriage: Carriage,
+    /// This end's part in a trace; boxed, as few have one.
+    pub span: Option<Box<Span>>,
 }
 
 impl Connection {
@@ -168,6 +171,7 @@ impl Connection {
             source_identity: None,
             destination_identity: None,
             carriage: Carriage::Undecided,
+            span: None,
         }
     }
 
@@ -294,4 +298,20 @@ pub struct Record {
     pub duration: Duration,
     /// Why it was not, or what broke it.
     pub failure: Option<Arc<Failure>>,
+}
+
+impl Record {
+    /// `allowed`, `denied`, or `failed` if something was in its way.
+    pub fn verdict(&self) -> &'static str {
+        match &self.failure {
+            Some(failure) if failure.is_denied() => "denied",
+            Some(_) if self.event == Event::Refused => "failed",
+            Some(_) | None => "allowed",
+        }
+    }
+
+    /// What it speaks, such as `tcp`.
+    pub fn protocol(&self) -> String {
+        format!("{:?}", self.connection.protocol).to_lowercase()
+    }
 }

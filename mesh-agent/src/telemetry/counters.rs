@@ -27,6 +27,28 @@ pub struct Counters {
     pub suppressed: AtomicU64,
     /// Connections without a line in the log, because too many came at once.
     pub unlogged: AtomicU64,
+    /// What a collector was told.
+    pub otlp: Otlp,
+}
+
+/// What is counted of telling a collector.
+#[derive(Debug, Default)]
+pub struct Otlp {
+    /// Spans.
+    pub spans: Signal,
+    /// Log records.
+    pub logs: Signal,
+    /// Calls that the collector did not answer, or refused.
+    pub failed: AtomicU64,
+}
+
+/// What became of spans, or of log records.
+#[derive(Debug, Default)]
+pub struct Signal {
+    /// Taken by the collector.
+    pub exported: AtomicU64,
+    /// Not told: too many waited, or the collector did not take them.
+    pub lost: AtomicU64,
 }
 
 /// What is counted of tunnels.

@@ -146,11 +146,6 @@ impl Flow {
     pub(super) fn of(record: &Record, snapshot: &Snapshot) -> Self {
         let it = &*record.connection;
         let failure = record.failure.as_deref();
-        let verdict = match failure {
-            Some(failure) if failure.is_denied() => "denied",
-            Some(_) if record.event == Event::Refused => "failed",
-            Some(_) | None => "allowed",
-        };
         let source = Party::of(
             it.source,
             it.source_workload.as_ref(),
@@ -166,7 +161,7 @@ impl Flow {
             time: time(record),
             event: record.event.name().to_owned(),
             direction: it.direction.name().to_owned(),
-            protocol: format!("{:?}", it.protocol).to_lowercase(),
+            protocol: record.protocol(),
             source,
             destination,
             hbone: it.hbone,
@@ -175,7 +170,7 @@ impl Flow {
             received: record.received,
             duration_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
             carriage: it.carriage.name().to_owned(),
-            verdict: verdict.to_owned(),
+            verdict: record.verdict().to_owned(),
             flag: failure.map_or("-", |it| it.flag.name()).to_owned(),
             reason: failure.map(ToString::to_string),
             policy: failure.and_then(|it| it.policy()).map(ToString::to_string),

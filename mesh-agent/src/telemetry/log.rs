@@ -17,6 +17,7 @@ use tracing::{Level, event, info};
 use super::Telemetry;
 use super::connection::{Carriage, Connection, Event, Failure, Record};
 use super::labels::host;
+use super::otlp::Exports;
 use crate::clock;
 use crate::model::{Service, Snapshot, Workload};
 
@@ -83,11 +84,15 @@ pub(super) fn tells_opened() -> bool {
 }
 
 impl Telemetry {
-    /// Writes the access log until `stopped`, and what there is then; also lets go of what is counted for nobody.
-    pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
+    /// Writes the access log until `stopped`, and what there is then, and hands to `exports` what a collector is told; also
+    /// lets go of what is counted for nobody.
+    pub async fn run(self: Arc<Self>, exports: Option<Exports>, stopped: CancellationToken) {
         let mut period = interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut writer = Writer::default();
+        let mut writer = Writer {
+            exports,
+            ..Writer::default()
+        };
         let mut periods = 0;
         loop {
             tokio::select! {
@@ -122,6 +127,7 @@ struct Writer {
     written: [u32; 2],
     suppressed: u64,
     lost: u64,
+    exports: Option<Exports>,
 }
 
 impl Writer {
@@ -140,6 +146,9 @@ impl Writer {
                 if wanted {
                     write(record, &snapshot);
                 }
+                if let Some(exports) = &self.exports {
+                    exports.closed(record);
+                }
             }
         }
     }
@@ -156,6 +165,9 @@ impl Writer {
             return;
         }
         *written += 1;
+        if let Some(exports) = &self.exports {
+            exports.refused(record);
+        }
         match packet {
             Some((failure, (hook, outcome))) => write_packet(record, failure, hook, outcome),
             None => write(record, snapshot),

@@ -15,6 +15,7 @@ mod kernel;
 mod labels;
 mod log;
 mod merge;
+mod otlp;
 mod own;
 mod page;
 mod process;
@@ -42,6 +43,7 @@ pub use kernel::Told;
 pub(crate) use labels::service_of;
 pub use log::Filter;
 pub use merge::merge;
+pub use otlp::{Collector, Exporter, Exports, NotCollector, Resource};
 pub use own::{Measured, State};
 pub use page::Exposition;
 pub use refused::run as refusals;
@@ -51,6 +53,8 @@ pub use totals::{Pair, Totals};
 use crate::clock;
 use crate::hbone::Progress;
 use crate::model::Snapshot;
+use crate::random;
+use crate::trace_context::{Share, Span, TraceContext};
 use edges::Edges;
 use page::Page;
 use ring::Ring;
@@ -74,16 +78,20 @@ pub struct Telemetry {
     logs_opened: AtomicBool,
     /// Until when somebody wants to know of connections that open, in milliseconds since `began`.
     interest: AtomicU64,
+    /// The share of connections that a collector is told of; none without a collector.
+    sampling: Option<Share>,
     /// What other parts of the agent count.
     pub counters: Arc<Counters>,
 }
 
 impl Telemetry {
-    /// Nothing yet. `cluster` is this one's name in labels; `counters` are those that the agent's parts count in.
+    /// Nothing yet. `cluster` is this one's name in labels; `counters` are those that the agent's parts count in; `sampling` is
+    /// the share of connections that a collector is told of, if there is one.
     pub fn new(
         world: watch::Receiver<Snapshot>,
         cluster: impl Into<String>,
         counters: Arc<Counters>,
+        sampling: Option<Share>,
     ) -> Arc<Self> {
         Arc::new(Self {
             world,
@@ -96,8 +104,24 @@ impl Telemetry {
             filter: Mutex::default(),
             logs_opened: AtomicBool::new(log::tells_opened()),
             interest: AtomicU64::new(0),
+            sampling,
             counters,
         })
+    }
+
+    /// The part in a trace of a connection that was opened here; none if nobody is told of any.
+    pub fn root(&self) -> Option<Box<Span>> {
+        let share = self.sampling.filter(|it| !it.is_none())?;
+        Some(Box::new(Span::root(share, random::number)))
+    }
+
+    /// The same of one that another end has opened, which may have told of a trace.
+    pub fn child(&self, of: Option<&TraceContext>) -> Option<Box<Span>> {
+        self.sampling?;
+        match of {
+            Some(context) => Some(Box::new(Span::child(context, random::number))),
+            None => self.root(),
+        }
     }
 
     /// Counts a connection that stands. Its bytes are read from `progress` until the [`Open`] is dropped or closed.

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use mesh_common::verdict::{Hook, Outcome};
 
 use super::connection::Direction;
-use super::counters::{Counters, Verb};
+use super::counters::{Counters, Otlp, Verb};
 use super::page::{Kind, Page, labels};
 use super::totals::{Pair, Totals};
 use crate::cluster::Health;
@@ -129,6 +129,7 @@ fn write_counters(page: &mut Page, counters: &Counters) {
     for (name, help, counter) in all {
         page.single(name, Kind::Counter, help, counter.load(Ordering::Relaxed));
     }
+    write_otlp(page, &counters.otlp);
     let help = "Time from a snapshot until the kernel has followed it";
     page.histograms(
         "mesh_update_duration_seconds",
@@ -148,6 +149,28 @@ fn write_counters(page: &mut Page, counters: &Counters) {
         });
     let help = "Calls of the CNI plugin, as long as the agent had to do with them";
     page.histograms("mesh_cni_call_duration_seconds", help, calls);
+}
+
+fn write_otlp(page: &mut Page, otlp: &Otlp) {
+    let signals = [("spans", &otlp.spans), ("logs", &otlp.logs)];
+    let mut family = page.family(
+        "mesh_otlp_exported",
+        Kind::Counter,
+        "Spans and log records that the collector has taken",
+    );
+    for (signal, told) in signals {
+        let exported = told.exported.load(Ordering::Relaxed);
+        family.sample(&labels(&[("signal", signal)]), exported);
+    }
+    let help = "Spans and log records that were not told: too many waited, or the collector did not take them";
+    let mut family = page.family("mesh_otlp_lost", Kind::Counter, help);
+    for (signal, told) in signals {
+        let lost = told.lost.load(Ordering::Relaxed);
+        family.sample(&labels(&[("signal", signal)]), lost);
+    }
+    let help = "Calls that the collector did not answer, or refused";
+    let failed = otlp.failed.load(Ordering::Relaxed);
+    page.single("mesh_otlp_failed", Kind::Counter, help, failed);
 }
 
 fn write_world(page: &mut Page, state: &State<'_>) {

@@ -112,7 +112,7 @@ struct Stage {
 impl Stage {
     fn new(snapshot: Snapshot) -> Self {
         let (publish, world) = watch::channel(snapshot);
-        let telemetry = Telemetry::new(world, "Kubernetes", Arc::default());
+        let telemetry = Telemetry::new(world, "Kubernetes", Arc::default(), None);
         Self { publish, telemetry }
     }
 

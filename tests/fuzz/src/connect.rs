@@ -3,8 +3,9 @@
 use std::str::FromStr;
 
 use http::Request;
-use mesh_agent::hbone::{Baggage, ConnectHead, Forwarded, Traceparent};
+use mesh_agent::hbone::{Baggage, ConnectHead, Forwarded};
 use mesh_agent::model::Authority;
+use mesh_agent::trace_context::Traceparent;
 
 /// Lines: a method, a URI, then headers as `name: value`.
 pub fn connect(input: &[u8]) {
@@ -32,7 +33,7 @@ fn goes_on(head: &ConnectHead) {
     let request = head.to_http().expect("its parts came by HTTP");
     let again = ConnectHead::from_http(&request).expect("it was understood");
     assert_eq!(again.authority, head.authority);
-    assert_eq!(again.traceparent, head.traceparent);
+    assert_eq!(again.trace, head.trace);
     let client = |it: &ConnectHead| it.forwarded.as_ref().map(|it| it.client);
     assert_eq!(client(&again), client(head));
     // Of baggage without one member that is understood, no line is left.
@@ -42,8 +43,8 @@ fn goes_on(head: &ConnectHead) {
     );
 
     same::<Authority>(&head.authority.to_string());
-    if let Some(traceparent) = &head.traceparent {
-        same::<Traceparent>(&traceparent.to_string());
+    if let Some(trace) = &head.trace {
+        same::<Traceparent>(&trace.parent.to_string());
     }
     if let Some(forwarded) = &head.forwarded {
         let text = forwarded.to_string();
