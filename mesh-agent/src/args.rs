@@ -437,7 +437,7 @@ pub struct Map {
     #[arg(
         short,
         long,
-        env = "MESH_NAMESPACE",
+        env = "MESH_MAP_NAMESPACE",
         value_name = "NAME",
         default_value = "mesh-system"
     )]

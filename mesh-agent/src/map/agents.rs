@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub(super) enum Way {
     /// At a place of this machine, or that leads from there.
     Place(Place),
     /// In its pod.
-    Pod(Agents, AgentPod),
+    Pod(Arc<Agents>, AgentPod),
 }
 
 /// Where an agent answers.
@@ -108,7 +109,9 @@ pub enum Error {
     #[error("{0}")]
     Absent(String),
     /// Its node cannot reach it in its pod.
-    #[error("its --admin-address is not to be reached as 127.0.0.1:{PORT} of its node: {0}")]
+    #[error(
+        "nothing answers at 127.0.0.1:{PORT} of its node, where its --admin-address is to be: {0}"
+    )]
     Unforwarded(String),
     /// It took too long.
     #[error("no answer within {} s", PATIENCE.as_secs())]

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The agents of a cluster, as they were found.
 pub(super) struct Cluster {
-    agents: Agents,
+    agents: Arc<Agents>,
     found: BTreeMap<String, AgentPod>,
 }
 
@@ -38,17 +38,20 @@ impl Cluster {
             let agents = Agents::of(&access, &args.namespace).await?;
             let found = agents.list().await?;
             if let Some(pod) = found.values().find(|it| it.absent.is_none()) {
-                match agents.connect(&pod.name, PORT).await {
-                    Err(error @ AgentsError::Forbidden { .. }) => return Err(error),
-                    // The map tells, and tries again.
-                    Ok(_) | Err(_) => {}
+                let connected = agents.connect(&pod.name, PORT).await;
+                // Of anything else the map tells, and tries again.
+                if let Err(error @ AgentsError::Forbidden { .. }) = connected {
+                    return Err(error);
                 }
             }
-            Ok(Self { agents, found })
+            Ok(Self {
+                agents: Arc::new(agents),
+                found,
+            })
         };
         let found = timeout(PATIENCE, found).await;
         let found = found.context("the Kubernetes API does not answer")?;
-        found.context("no --agent is given, and those of the cluster are not to be found")
+        found.context("no --agent is given, and those of the cluster cannot be asked")
     }
 
     /// Has them asked, and whoever comes later.

@@ -1,4 +1,4 @@
-//! `mesh-agent map`: the page of several agents, each asked every second by itself.
+//! `mesh-agent map`: the page of several agents, each asked every second by itself, or 20 a second of many.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,9 +29,10 @@ const SHARE: Duration = Duration::from_millis(50);
 /// # Errors
 /// It cannot listen, or the cluster's agents are not found.
 pub async fn run(args: Map) -> anyhow::Result<()> {
-    let cluster = match args.agents.is_empty() {
-        true => Some(Cluster::find(&args).await?),
-        false => None,
+    let cluster = if args.agents.is_empty() {
+        Some(Cluster::find(&args).await?)
+    } else {
+        None
     };
     let listener = TcpListener::bind(args.listen)
         .await
@@ -178,4 +179,69 @@ impl Asking {
 // Nothing panics while it is held.
 fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
     it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way() -> Way {
+        Way::Place("/nowhere".parse().unwrap())
+    }
+
+    fn told(name: &str) -> Graph {
+        let agent = Agent {
+            name: name.to_owned(),
+            age_ms: Some(0),
+            error: None,
+        };
+        Graph {
+            agents: vec![agent],
+            ..Graph::default()
+        }
+    }
+
+    #[test]
+    fn what_a_nodes_agent_has_said_outlives_it_until_the_next_speaks() {
+        let live = Live::default();
+        let old = live.begin("n1".to_owned(), way());
+        assert_eq!(live.graph().agents[0].age_ms, None);
+        old.take_in(Ok(told("n1")));
+        let new = live.begin("n1".to_owned(), way());
+        old.take_in(Err(Error::Late));
+        let [agent] = &live.graph().agents[..] else {
+            panic!("one agent");
+        };
+        assert!(agent.age_ms.is_some() && agent.error.is_none(), "{agent:?}");
+        new.take_in(Err(Error::Absent("pod b is Pending".to_owned())));
+        let agents = live.graph().agents;
+        assert!(agents[0].age_ms.is_some(), "{agents:?}");
+        assert_eq!(agents[0].error.as_deref(), Some("pod b is Pending"));
+        live.end("n1");
+        assert_eq!(live.graph().agents, []);
+    }
+
+    #[test]
+    fn who_should_have_told_of_agents_is_told_beside_them() {
+        let live = Live::default();
+        let trouble = Agent {
+            name: "Kubernetes API".to_owned(),
+            age_ms: None,
+            error: Some("no answer".to_owned()),
+        };
+        live.trouble(Some(trouble.clone()));
+        assert_eq!(live.graph().agents, [trouble]);
+        live.trouble(None);
+        assert_eq!(live.graph().agents, []);
+    }
+
+    #[test]
+    fn many_agents_are_asked_less_often() {
+        let live = Live::default();
+        assert_eq!(live.pause(), PERIOD);
+        for number in 0..100 {
+            live.begin(number.to_string(), way());
+        }
+        assert_eq!(live.pause(), Duration::from_secs(5));
+    }
 }

@@ -69,7 +69,7 @@ fn a_map_that_makes_room_by_itself_is_never_the_fullest() {
     };
     let mut node = healthy();
     node.maps = vec![map("FLOWS", 45, 0), map("PODS", 5, 4096)];
-    let text = status(None, Some(node), Vec::new()).to_string();
+    let text = render(&status(None, Some(node), Vec::new()));
     assert!(text.contains("fullest is PODS, 5 of 4096"), "{text}");
 }
 

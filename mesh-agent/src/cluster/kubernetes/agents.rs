@@ -22,18 +22,18 @@ pub enum AgentsError {
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The API server does not tell its pods.
-    #[error("pods of namespace {namespace} cannot be listed: {}", words(source))]
+    #[error("pods of namespace {namespace} cannot be listed: {}", words(error))]
     List {
         /// Where.
         namespace: String,
         /// What it says.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// The user may not do it.
     #[error(
         "{what} is forbidden; `mesh-agent map` needs `list` of pods, and `get` and `create` of pods/portforward, in namespace \
          {namespace}: {}",
-        words(source)
+        words(error)
     )]
     Forbidden {
         /// What was asked for.
@@ -41,7 +41,7 @@ pub enum AgentsError {
         /// Where.
         namespace: String,
         /// What the API server says.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// There are none.
     #[error(
@@ -52,12 +52,12 @@ pub enum AgentsError {
         namespace: String,
     },
     /// The API server, or the kubelet, does not lead to the pod.
-    #[error("no way to pod {pod} through the Kubernetes API: {}", words(source))]
+    #[error("no way to pod {pod} through the Kubernetes API: {}", words(error))]
     Forward {
         /// The pod.
         pod: String,
         /// What it says.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
 }
 
@@ -71,7 +71,6 @@ pub struct AgentPod {
 }
 
 /// The pods of agents.
-#[derive(Clone)]
 pub struct Agents {
     pods: Api<Pod>,
     namespace: String,
@@ -119,7 +118,7 @@ impl Agents {
     ///
     /// # Errors
     /// The user may not, or there is no way. That nobody listens is told by [`Forwarded::error`].
-    pub async fn connect(
+    pub(crate) async fn connect(
         &self,
         pod: &str,
         port: u16,
@@ -129,7 +128,7 @@ impl Agents {
             error if is_forbidden(&error) => self.failed("a port-forward to a pod", error),
             error => AgentsError::Forward {
                 pod: pod.to_owned(),
-                source: Box::new(error),
+                error: Box::new(error),
             },
         })?;
         let stream = forwarder.take_stream(port);
@@ -143,15 +142,15 @@ impl Agents {
 
     fn failed(&self, what: &'static str, error: kube::Error) -> AgentsError {
         let namespace = self.namespace.clone();
-        let (forbidden, source) = (is_forbidden(&error), Box::new(error));
-        if forbidden {
+        let (is_forbidden, error) = (is_forbidden(&error), Box::new(error));
+        if is_forbidden {
             return AgentsError::Forbidden {
                 what,
                 namespace,
-                source,
+                error,
             };
         }
-        AgentsError::List { namespace, source }
+        AgentsError::List { namespace, error }
     }
 }
 
