@@ -136,7 +136,7 @@ impl Way {
                 }
                 Self::Place(Place::Http(authority)) => {
                     let stream = TcpStream::connect(authority).await;
-                    fetch(stream.map_err(Error::Connect)?).await
+                    fetch(Box::new(stream.map_err(Error::Connect)?)).await
                 }
                 Self::Pod(agents, pod) => forwarded(agents, pod).await,
             }
@@ -154,14 +154,15 @@ async fn forwarded(agents: &Agents, pod: &AgentPod) -> Result<Graph, Error> {
         // It comes before the connection's end, and says more.
         biased;
         Some(error) = &mut way.error => Err(Error::Unforwarded(error)),
-        answer = fetch(stream) => answer,
+        answer = fetch(Box::new(stream)) => answer,
     }
 }
 
-async fn fetch<S>(stream: S) -> Result<Graph, Error>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+/// Bytes to an agent and back, however it is reached: so that there is one client, not one for each way.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+
+async fn fetch(stream: Box<dyn Line>) -> Result<Graph, Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
