@@ -424,16 +424,34 @@ pub struct Sysdump {
 /// Settings of `mesh-agent map`.
 #[derive(Clone, Debug, Args)]
 pub struct Map {
-    /// An agent to ask: the path of its admin socket, or http://HOST:PORT that leads to its --admin-address, such as a port
-    /// that `kubectl port-forward` has opened; may be given more than once.
+    /// An agent to ask: the path of its admin socket, or http://HOST:PORT that leads to its --admin-address; may be given more
+    /// than once [default: all of the cluster, each through the Kubernetes API].
     #[arg(
         long = "agent",
         env = "MESH_MAP_AGENTS",
         value_name = "SOCKET|URL",
-        value_delimiter = ',',
-        default_value = ADMIN_SOCKET
+        value_delimiter = ','
     )]
     pub agents: Vec<Place>,
+
+    /// Namespace of the cluster's agents.
+    #[arg(
+        short,
+        long,
+        env = "MESH_MAP_NAMESPACE",
+        value_name = "NAME",
+        default_value = "mesh-system"
+    )]
+    pub namespace: String,
+
+    /// File that tells how to reach the Kubernetes API [default: as kubectl finds it]
+    #[arg(
+        long,
+        env = "MESH_KUBECONFIG",
+        value_name = "FILE",
+        conflicts_with = "agents"
+    )]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Loopback address of the map, plain HTTP: /map.
     #[arg(

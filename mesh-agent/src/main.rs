@@ -57,10 +57,7 @@ fn run(part: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         .and_then(|it| it.block_on(part));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mesh-agent: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error.as_ref()),
     }
 }
 

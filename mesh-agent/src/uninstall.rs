@@ -141,7 +141,15 @@ fn remove_file(directory: &Path, name: &str) -> Result<Option<String>, Error> {
 }
 
 fn remove_directory(path: &Path) -> Result<Option<String>, Error> {
-    remove(path, |path| fs::remove_dir_all(path))
+    remove(path, |path| match fs::remove_dir_all(path) {
+        // What somebody has mounted there stays mounted, and is empty.
+        Err(error) if error.kind() == ErrorKind::ResourceBusy && is_empty(path) => Ok(()),
+        removed => removed,
+    })
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut it| it.next().is_none())
 }
 
 fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<Option<String>, Error> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,17 +13,30 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::admin::{self, ClientError};
+use crate::cluster::kubernetes::{AgentPod, Agents, AgentsError};
 use crate::telemetry::Graph;
 
 /// How long an agent may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
+/// The port of agents' admin address, on their node's loopback.
+pub(super) const PORT: u16 = 15000;
+
+/// How an agent is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// At a place of this machine, or that leads from there.
+    Place(Place),
+    /// In its pod.
+    Pod(Arc<Agents>, AgentPod),
+}
 
 /// Where an agent answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,20 +102,31 @@ pub enum Error {
     /// It is of another version, or no agent.
     #[error("its answer is not understood; use the mesh-agent of the same version")]
     Unreadable(#[source] serde_json::Error),
+    /// The API server does not lead there.
+    #[error(transparent)]
+    Cluster(#[from] AgentsError),
+    /// Its pod does not run.
+    #[error("{0}")]
+    Absent(String),
+    /// Its node cannot reach it in its pod.
+    #[error(
+        "nothing answers at 127.0.0.1:{PORT} of its node, where its --admin-address is to be: {0}"
+    )]
+    Unforwarded(String),
     /// It took too long.
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Late,
 }
 
-impl Place {
-    /// Asks the agent there for what it knows; takes 3 s at most.
+impl Way {
+    /// Asks the agent for what it knows; takes 3 s at most.
     ///
     /// # Errors
     /// It does not answer, or not that.
-    pub async fn ask(&self) -> Result<Graph, Error> {
+    pub(super) async fn ask(&self) -> Result<Graph, Error> {
         let asked = async {
             match self {
-                Self::Socket(path) => {
+                Self::Place(Place::Socket(path)) => {
                     let path = path.clone();
                     let asked = spawn_blocking(move || admin::ask(&path, &admin::Request::Graph));
                     match asked.await.map_err(|_| Error::Late)?? {
@@ -109,17 +134,35 @@ impl Place {
                         _ => Err(ClientError::Other.into()),
                     }
                 }
-                Self::Http(authority) => fetch(authority).await,
+                Self::Place(Place::Http(authority)) => {
+                    let stream = TcpStream::connect(authority).await;
+                    fetch(Box::new(stream.map_err(Error::Connect)?)).await
+                }
+                Self::Pod(agents, pod) => forwarded(agents, pod).await,
             }
         };
         timeout(PATIENCE, asked).await.unwrap_or(Err(Error::Late))
     }
 }
 
-async fn fetch(authority: &str) -> Result<Graph, Error> {
-    let stream = TcpStream::connect(authority)
-        .await
-        .map_err(Error::Connect)?;
+async fn forwarded(agents: &Agents, pod: &AgentPod) -> Result<Graph, Error> {
+    if let Some(absent) = &pod.absent {
+        return Err(Error::Absent(absent.clone()));
+    }
+    let (stream, mut way) = agents.connect(&pod.name, PORT).await?;
+    tokio::select! {
+        // It comes before the connection's end, and says more.
+        biased;
+        Some(error) = &mut way.error => Err(Error::Unforwarded(error)),
+        answer = fetch(Box::new(stream)) => answer,
+    }
+}
+
+/// Bytes to an agent and back, however it is reached: so that there is one client, not one for each way.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+
+async fn fetch(stream: Box<dyn Line>) -> Result<Graph, Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;

@@ -4,6 +4,7 @@
 //! alone, so that no other site's page can read it through a name of its own.
 
 mod agents;
+mod cluster;
 mod live;
 mod page;
 

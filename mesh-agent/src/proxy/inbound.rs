@@ -265,7 +265,7 @@ impl Accept for Streams {
         let mut log = requested(&snapshot, request);
         log.span = self.telemetry.child(request.head.trace.as_ref());
         let reached = match self.budget.claim(request.remote.ip()) {
-            Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request)
+            Ok(place) => reach(&snapshot, &self.allowed, &self.owner, request, &mut log)
                 .await
                 .map(|(tcp, admission)| (tcp, admission, place)),
             Err(exhausted) => {
@@ -320,15 +320,18 @@ fn requested(snapshot: &Snapshot, request: &ConnectRequest) -> Connection {
     }
 }
 
-/// Connects to the application from the client's own address; otherwise says what the peer and what our log is told.
+/// Connects to the application from the client's own address, and notes which; otherwise says what the peer and what our log is
+/// told.
 async fn reach(
     snapshot: &Snapshot,
     allowed: &Arc<Allowed>,
     owner: &Identity,
     request: &ConnectRequest,
+    log: &mut Connection,
 ) -> Result<(TcpStream, Admission), (Refusal, Failure)> {
     let address = route::inbound(snapshot, request.local.ip(), owner, &request.head.authority)
         .map_err(|rejection| (refusal(&rejection), Failure::new(Flag::Connect, rejection)))?;
+    log.hbone = Some(address);
     let ends = Ends {
         source: request.remote,
         asked: request.local,

@@ -118,10 +118,11 @@ fn network(it: &Node) -> Vec<String> {
     lines
 }
 
-/// The map that is nearest to its end.
+/// The map that is nearest to its end, of those that have one.
 fn fullest(it: &Node) -> String {
-    let share = |held: usize, room: u32| held as u64 * 1_000_000 / u64::from(room.max(1));
-    match it.maps.iter().max_by_key(|it| share(it.held, it.room)) {
+    let share = |held: usize, room: u32| held as u64 * 1_000_000 / u64::from(room);
+    let limited = it.maps.iter().filter(|it| it.room > 0);
+    match limited.max_by_key(|it| share(it.held, it.room)) {
         Some(it) => format!("fullest is {}, {} of {}", it.name, it.held, it.room),
         None => "not known".to_owned(),
     }

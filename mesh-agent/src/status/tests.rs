@@ -61,6 +61,19 @@ fn a_healthy_node_has_none() {
 }
 
 #[test]
+fn a_map_that_makes_room_by_itself_is_never_the_fullest() {
+    let map = |name: &str, held, room| Map {
+        name: name.to_owned(),
+        held,
+        room,
+    };
+    let mut node = healthy();
+    node.maps = vec![map("FLOWS", 45, 0), map("PODS", 5, 4096)];
+    let text = render(&status(None, Some(node), Vec::new()));
+    assert!(text.contains("fullest is PODS, 5 of 4096"), "{text}");
+}
+
+#[test]
 fn each_problem_is_told() {
     one(&status(None, None, Vec::new()), &["stopping"]);
     let with = |change: fn(&mut Node)| {

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use mesh_common::verdict::Hook;
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Event, Record};
+use super::connection::{Direction, Event, Record};
 use super::labels::host;
 use crate::model::{Identity, Key, Snapshot, Workload};
 
@@ -180,18 +180,23 @@ impl Flow {
 
     /// One line to read.
     pub fn line(&self) -> String {
-        let end = |it: &Party| match &it.workload {
-            Some(workload) => format!("{workload} {}", it.address),
-            None => it.address.to_string(),
+        let end = |it: &Party, address: SocketAddr| match &it.workload {
+            Some(workload) => format!("{workload} {address}"),
+            None => address.to_string(),
         };
+        // What comes in by a tunnel was opened to the tunnel's own port.
+        let inner = self
+            .hbone
+            .filter(|_| self.direction == Direction::Inbound.name());
+        let destination = inner.unwrap_or(self.destination.address);
         let mut text = format!(
             "{} {:<8} {:<7} {:<9} {} -> {}",
             self.time,
             self.direction,
             self.event,
             self.carriage,
-            end(&self.source),
-            end(&self.destination),
+            end(&self.source, self.source.address),
+            end(&self.destination, destination),
         );
         // Writing to a string cannot fail.
         if let Some(service) = &self.service {

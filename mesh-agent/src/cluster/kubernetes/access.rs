@@ -16,6 +16,8 @@ pub enum Access {
     InCluster,
     /// From a file as `kubectl` reads it; its current context is used.
     Kubeconfig(PathBuf),
+    /// As `kubectl` finds it: from the files that `KUBECONFIG` names, else from `~/.kube/config`.
+    AsKubectl,
 }
 
 /// Why the API server cannot be reached at all: the operator has to correct something.
@@ -33,6 +35,11 @@ pub enum AccessError {
         #[source]
         source: KubeconfigError,
     },
+    /// There is no file where `kubectl` looks, or it makes no sense.
+    #[error(
+        "no kubeconfig can be used of those in KUBECONFIG, or else ~/.kube/config; name one with --kubeconfig"
+    )]
+    AsKubectl(#[source] KubeconfigError),
     /// The credentials make no sense, such as a certificate that is none.
     #[error("the certificates or credentials for the Kubernetes API cannot be used")]
     Credentials(#[source] Box<kube::Error>),
@@ -50,19 +57,20 @@ impl Access {
     }
 
     async fn config(&self) -> Result<Config, AccessError> {
-        let path = match self {
-            Self::InCluster => return Config::incluster_env().map_err(AccessError::InCluster),
-            Self::Kubeconfig(path) => path,
-        };
-        let unusable = |source| AccessError::Kubeconfig {
-            path: path.clone(),
-            source,
-        };
-        let file = Kubeconfig::read_from(path).map_err(unusable)?;
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(file, &options).await;
-        config.map_err(unusable)
+        match self {
+            Self::InCluster => Config::incluster_env().map_err(AccessError::InCluster),
+            Self::Kubeconfig(path) => {
+                let config = of(Kubeconfig::read_from(path)).await;
+                let path = path.clone();
+                config.map_err(|source| AccessError::Kubeconfig { path, source })
+            }
+            Self::AsKubectl => of(Kubeconfig::read()).await.map_err(AccessError::AsKubectl),
+        }
     }
+}
+
+async fn of(file: Result<Kubeconfig, KubeconfigError>) -> Result<Config, KubeconfigError> {
+    Config::from_custom_kubeconfig(file?, &KubeConfigOptions::default()).await
 }
 
 /// What the agent is called in the audit of the API server.

@@ -4,6 +4,7 @@
 //! to be told; the [`store`] keeps it for a start while the API is away.
 
 mod access;
+mod agents;
 mod backoff;
 mod follow;
 mod keeper;
@@ -18,6 +19,7 @@ mod tests;
 mod wire;
 
 pub use access::{Access, AccessError};
+pub use agents::{AgentPod, Agents, AgentsError, Forwarded};
 pub use options::{Options, Timing};
 pub use reach::{Permission, Unreachable, permissions};
 pub use source::{Error, run};
