@@ -195,6 +195,9 @@ impl Directory {
 enum Error {
     #[error("the file cannot be read")]
     Read(#[source] io::Error),
+    /// Whoever writes a file in place empties it first.
+    #[error("the file is empty; remove it, unless it is being written")]
+    Empty,
     #[error("the file is not UTF-8")]
     Encoding(#[source] std::string::FromUtf8Error),
     #[error(transparent)]
@@ -218,6 +221,9 @@ impl File {
             return Ok(None);
         }
         self.hash = hash;
+        if bytes.is_empty() {
+            return Err(Error::Empty);
+        }
         let text = String::from_utf8(bytes).map_err(Error::Encoding)?;
         Ok(Some(document::read(&text, syntax)?))
     }

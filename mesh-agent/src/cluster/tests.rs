@@ -429,6 +429,12 @@ async fn edits_are_told() {
     fs::remove_file(at("b.yml")).unwrap();
     source.expect(&["-Namespace(\"b\")"]).await;
 
+    // As one that is being written in place.
+    fs::write(at("c.yaml"), "").unwrap();
+    source.expect(&["c.yaml left out: true"]).await;
+    fs::write(at("c.yaml"), namespaces(&["c"])).unwrap();
+    source.expect(&["c.yaml left out: false"]).await;
+
     // A broken file keeps what it said and does not disturb the others.
     fs::write(at("a.yaml"), "a: [").unwrap();
     source.expect(&["a.yaml left out: true"]).await;
