@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::node::Node;
 use crate::wait::eventually;
 
-/// How soon a refusal is told.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// How soon what happens is told.
+pub const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The flows, with more words to the command.
 pub fn flows(node: &Node, words: &[&str]) -> Result<Vec<Value>> {

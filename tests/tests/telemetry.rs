@@ -1,18 +1,17 @@
 //! What the agents tell of connections: metrics to the byte.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_tests::app::{App, Server, echoes, echoes_to_the_end};
+use mesh_tests::flows::{AT_ONCE, flows};
 use mesh_tests::lab::{Lab, scenario};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::wait::{SOON, eventually};
 use mesh_tests::world::Family;
-use serde_json::{Value, json};
 
 /// Connections, and bytes that each sends and gets back.
 const CONNECTIONS: u64 = 20;

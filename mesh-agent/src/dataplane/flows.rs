@@ -1,5 +1,6 @@
 //! The records of flows: the programs write them, the agent reads them and takes away those of no more use.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -58,10 +59,10 @@ impl Flows {
             let index = index.map_err(&error)?;
             tables.insert(index, map.get(&index, 0).map_err(&error)?);
         }
-        if !tables.contains_key(&ALL_FLOWS) {
+        if let Entry::Vacant(vacant) = tables.entry(ALL_FLOWS) {
             let all = table(SHARED_FLOWS).map_err(&error)?;
             map.insert(ALL_FLOWS, &all, 0).map_err(&error)?;
-            tables.insert(ALL_FLOWS, all);
+            vacant.insert(all);
         }
         let (changes, told) = channel();
         thread::Builder::new()
