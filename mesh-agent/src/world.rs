@@ -828,7 +828,7 @@ impl World {
             held: it.held,
             room: it.room,
         };
-        let maps = self.dataplane.fill().unwrap_or_default();
+        let maps = self.dataplane.fill();
         maps.into_iter().map(map).collect()
     }
 

@@ -12,11 +12,11 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
 use mesh_common::addr::{Addr, Port};
 use mesh_common::maps::{ALL_FLOWS, Flow, FlowKey, OWN_FLOWS, SHARED_FLOWS};
 use mesh_common::names::MAP_FLOWS;
-use mesh_common::traffic::Record;
+use mesh_common::traffic::{Record, state};
 use tracing::warn;
 
 use super::Error;
-use super::maps::{Fill, removed_or_absent, take};
+use super::maps::{removed_or_absent, take};
 use super::sys::{self, Buffers};
 
 const NO_KEY: FlowKey = FlowKey {
@@ -102,11 +102,28 @@ impl Flows {
     }
 
     /// Reads every flow's record, once.
-    pub(super) fn read(&self, mut each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
+    pub(super) fn read(&self, each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
+        self.read_those(|_| true, each)
+    }
+
+    /// Reads the records, once, of connections that segments were counted of: few among all. Nothing was counted in a copy that
+    /// says no more than that it is one.
+    pub(super) fn read_counted(&self, each: impl FnMut(&FlowKey, &Record)) -> Result<(), Error> {
+        self.read_those(|it| it.state & !state::OPENED != 0, each)
+    }
+
+    fn read_those(
+        &self,
+        which: impl Fn(&Record) -> bool,
+        mut each: impl FnMut(&FlowKey, &Record),
+    ) -> Result<(), Error> {
         let (mut seen, mut buffers) = (HashSet::new(), buffers());
         for (index, table) in self.tables.iter().rev() {
             // That of all comes last, and holds what the others have lost.
             read(table, &mut buffers, |key, record| {
+                if !which(record) {
+                    return;
+                }
                 if *index != ALL_FLOWS {
                     seen.insert(*key);
                 } else if seen.contains(key) {
@@ -118,14 +135,21 @@ impl Flows {
         Ok(())
     }
 
-    /// Reads the records of a pod that its own table holds, once.
+    /// Reads the records that pods' own tables hold, of one pod or of all.
     pub(super) fn read_own(
         &self,
-        index: u32,
-        each: impl FnMut(&FlowKey, &Record),
+        of: Option<u32>,
+        mut each: impl FnMut(&FlowKey, &Record),
     ) -> Result<(), Error> {
-        let own = self.tables.get(&index);
-        own.map_or(Ok(()), |own| read(own, &mut buffers(), each))
+        let mut buffers = buffers();
+        let own = self.tables.iter().filter(|(index, _)| match of {
+            Some(of) => **index == of,
+            None => **index != ALL_FLOWS,
+        });
+        for (_, table) in own {
+            read(table, &mut buffers, &mut each)?;
+        }
+        Ok(())
     }
 
     /// A flow's record, as the programs find it.
@@ -133,15 +157,6 @@ impl Flows {
         let tables = [key.ifindex, ALL_FLOWS].map(|index| self.tables.get(&index));
         let mut found = tables.into_iter().flatten();
         found.find_map(|table| table.get(key, 0).ok())
-    }
-
-    /// What the table of all pods holds, which never is full: the oldest make room. As [`Self::read`].
-    pub(super) fn fill(&self) -> Result<Fill, Error> {
-        let mut held = 0;
-        if let Some(table) = self.tables.get(&ALL_FLOWS) {
-            read(table, &mut buffers(), |_, _| held += 1)?;
-        }
-        Ok(Fill::new(MAP_FLOWS, held, 0))
     }
 
     /// Removes the tables and records of interfaces that are not kept.

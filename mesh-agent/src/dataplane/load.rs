@@ -386,18 +386,23 @@ impl Dataplane {
         })
         .map_err(Error::Flows)?;
         let connections = match of {
-            None => self.connections()?,
+            None => {
+                let mut records = Vec::new();
+                let each = |key: &FlowKey, record: &Record| records.push((*key, *record));
+                self.flows.read_counted(each)?;
+                connections(records, |flow| self.own(flow))
+            }
             Some(index) => connections(self.records_of(index)?, |flow| self.own(flow)),
         };
         let known = |peer: &Addr| self.workloads.get(peer).is_some();
         Ok(carried(totals, &connections, known))
     }
 
-    /// The connections that the kernel carries by itself, or has carried lately.
+    /// The connections that the kernel carries by itself, or has carried lately: of each pod the latest.
     pub fn connections(&self) -> Result<Vec<Connection>, Error> {
         let mut records = Vec::new();
-        self.flows.read(|key, record| {
-            // Most records are of flows that nobody counts.
+        self.flows.read_own(None, |key, record| {
+            // Others are of flows that nobody counts.
             if record.state != 0 {
                 records.push((*key, *record));
             }
@@ -408,7 +413,7 @@ impl Dataplane {
     /// The records of a pod, and of other pods' ends of its connections.
     fn records_of(&self, index: u32) -> Result<Vec<(FlowKey, Record)>, Error> {
         let mut records = Vec::new();
-        self.flows.read_own(index, |key, record| {
+        self.flows.read_own(Some(index), |key, record| {
             records.push((*key, *record));
             let Some(own) = self.own(key).filter(|_| record.flow.neighbour != 0) else {
                 return;
@@ -452,10 +457,7 @@ impl Dataplane {
     }
 
     /// How full the maps are that can fill up.
-    ///
-    /// # Errors
-    /// The records of flows cannot be read.
-    pub fn fill(&self) -> Result<Vec<Fill>, Error> {
+    pub fn fill(&self) -> Vec<Fill> {
         let mut all = vec![
             self.pods.fill(),
             self.workloads.fill(),
@@ -463,8 +465,7 @@ impl Dataplane {
             self.pod_cidrs.fill(),
         ];
         all.extend(self.policy.fill());
-        all.push(self.flows.fill()?);
-        Ok(all)
+        all
     }
 
     /// Packets by what became of them, of all processors.

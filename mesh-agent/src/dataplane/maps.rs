@@ -147,7 +147,7 @@ pub struct Fill {
     pub map: &'static str,
     /// Entries that it holds.
     pub held: usize,
-    /// Entries that it has room for; 0 when it makes room by itself, or the kernel does not tell.
+    /// Entries that it has room for; 0 when the kernel does not tell.
     pub room: u32,
 }
 

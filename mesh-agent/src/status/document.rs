@@ -133,7 +133,7 @@ pub struct Map {
     pub name: String,
     /// Entries that it holds.
     pub held: usize,
-    /// Entries that it has room for; 0 when it makes room by itself, or that is not known.
+    /// Entries that it has room for; 0 when that is not known.
     pub room: u32,
 }
 

@@ -34,8 +34,9 @@ pub(crate) struct Args {
     tests: Vec<String>,
 }
 
-/// What is run unless told: the kernel programs packet by packet, pods of one node and of two, policy, a boot, kube-proxy's IPVS.
-const TESTS: [&str; 4] = ["packets", "same_node", "boot", "ipvs"];
+/// What is run unless told: the kernel programs packet by packet, pods of one node and of two, policy, a boot, kube-proxy's IPVS,
+/// pins that are lost, a clock that is set.
+const TESTS: [&str; 6] = ["packets", "same_node", "boot", "ipvs", "pins", "clock"];
 
 /// Modules that a node has: for the plugin, the agent, and the tests. What a kernel has built in is no module.
 const MODULES: [&str; 14] = [
