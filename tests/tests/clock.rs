@@ -28,14 +28,16 @@ fn certificates_follow_it() -> Result<()> {
         let (near, far) = (pod("near", "n1")?, pod("far", "n2")?);
         let _apps = [&near, &far].map(|it| Server::start(it, 8080, App::Echo));
         let at = |it: &Pod<'_>| it.at(Family::V4, 8080);
-        let open = [&near, &far].map(|it| first.connect(at(it)));
+        let open = [first.connect(at(&near))?, first.connect(at(&far))?];
+        for stream in &open {
+            echoes(stream, SECRET)?;
+        }
         let wire = lab.capture()?;
         // The others have no tunnels yet.
         for (client, days) in others.iter().zip([DAYS, -DAYS]) {
             let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
             clock_settime(ClockId::CLOCK_REALTIME, now + TimeSpec::hours(days * 24))?;
             for stream in &open {
-                let stream = stream.as_ref().ok().context("it was open before")?;
                 echoes(stream, SECRET).with_context(|| format!("{days} days on"))?;
             }
             eventually("new connections", NOTICED, || {
