@@ -47,8 +47,16 @@ fn a_greedy_pod_leaves_enough_for_the_others() -> Result<()> {
             let calls = scope.spawn(|| calls(&good, &servers, &before, &stop));
             scope.spawn(|| pushes(&ready, &stop));
             let held = takes_all(&greedy, &destinations);
+            let refusal = told(
+                lab.node("n1"),
+                &[
+                    ("/source/workload", "shop/greedy"),
+                    ("/reason", "which is its share"),
+                ],
+            );
             let greedy_usage = fills(lab);
             stop.store(true, Ordering::Relaxed);
+            refusal?;
             let made = calls.join().expect("it returns its failures")?;
             let used = greedy_usage?;
             println!("{} held, {made} calls, {idle:?} then {used:?}", held.len());
@@ -60,13 +68,8 @@ fn a_greedy_pod_leaves_enough_for_the_others() -> Result<()> {
             Ok(held)
         })?;
         echoes(&before, b"opened before").context("after the flood")?;
-        told(
-            lab.node("n1"),
-            &[
-                ("/source/workload", "shop/greedy"),
-                ("/reason", "which is its share"),
-            ],
-        )?;
+        let log = lab.node("n1").agent().log();
+        assert!(log.contains("which is its share"), "nothing is told");
 
         drop(held);
         eventually(

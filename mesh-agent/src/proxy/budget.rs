@@ -23,7 +23,7 @@ const WARNINGS: (u32, Duration) = (10, Duration::from_secs(10));
 
 /// Bytes that wait for readers, of one source and of all in one direction. A stream to a reader that has stopped has four
 /// megabytes at most.
-const MEMORY: (usize, usize) = (1 << 30, 2 << 30);
+const MEMORY: (usize, usize) = (512 << 20, 1 << 30);
 
 /// Places for the connections of one direction.
 pub(super) struct Budget {
