@@ -86,7 +86,10 @@ fn both_ends_are_spans_of_one_trace() -> Result<()> {
         are_logged(&store)?;
         for (node, signal) in [("n1", "spans"), ("n2", "logs")] {
             let series = format!("mesh_otlp_exported_total{{signal=\"{signal}\"}}");
-            assert_eq!(metric(lab.node(node), &series)?, CONNECTIONS);
+            // Counted when the collector has answered.
+            eventually("it is counted", SOON, || {
+                Ok(metric(lab.node(node), &series)? == CONNECTIONS)
+            })?;
         }
         parents_of_others(lab, &store, &far, to)?;
         refusals(lab, &store, &client, &web)?;
