@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::time::TimeValLike;
+use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
 /// The current instant.
@@ -23,18 +23,20 @@ pub fn unix_seconds() -> u64 {
 
 /// The time of a moment that is told in nanoseconds of `CLOCK_MONOTONIC`.
 pub fn wall_at(nanos: u64) -> SystemTime {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-    let now = now.map_or(0, |it| it.num_nanoseconds().cast_unsigned());
+    let now = monotonic().map_or(0, |it| it.num_nanoseconds().cast_unsigned());
     let ago = Duration::from_nanos(now.saturating_sub(nanos));
     wall().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The clock of the kernel's records: microseconds of `CLOCK_MONOTONIC`, which wrap around.
 pub fn kernel_micros() -> u32 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-    let micros = now.map_or(0, |it| it.num_microseconds());
+    let micros = monotonic().map_or(0, |it| it.num_microseconds());
     #[expect(clippy::cast_possible_truncation, reason = "it wraps around")]
     #[expect(clippy::cast_sign_loss, reason = "never before the boot")]
     let micros = micros as u32;
     micros
+}
+
+fn monotonic() -> Option<TimeSpec> {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).ok()
 }

@@ -118,6 +118,15 @@ pub fn echoes_to_the_end(client: &Pod<'_>, to: SocketAddr, bytes: u64) -> anyhow
     Ok(())
 }
 
+/// Tries to speak, which is not to work.
+///
+/// # Panics
+/// When the other end answers.
+pub fn refused(from: &Pod<'_>, to: SocketAddr) {
+    let spoken = from.connect(to).and_then(|it| echoes(&it, b"may I?"));
+    assert!(spoken.is_err(), "{to} answers");
+}
+
 /// Allows as many open descriptors as the system does: hundreds of connections have both ends in this process.
 pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

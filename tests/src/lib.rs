@@ -17,6 +17,7 @@ pub mod frames;
 pub mod holdings;
 pub mod lab;
 pub mod load;
+pub mod metrics;
 pub mod netns;
 pub mod node;
 pub mod object;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_common::HBONE_PORT;
-use mesh_tests::app::{App, Server, echoes, echoes_to_the_end};
+use mesh_tests::app::{App, Server, echoes, echoes_to_the_end, refused};
 use mesh_tests::collector::{Attributes, Collector, Log, Span, Store};
 use mesh_tests::foreign::Foreign;
 use mesh_tests::lab::{Lab, scenario_with};
+use mesh_tests::metrics::Metrics;
 use mesh_tests::node::Node;
 use mesh_tests::peer::{self, Client, Credentials};
 use mesh_tests::pod::Pod;
@@ -56,12 +57,11 @@ fn holds(attributes: &Attributes, parts: &[(&str, &str)]) -> bool {
     })
 }
 
-/// A sum of metrics, of series that begin so.
+/// The sum of a metric, as `name` or `name{label}`.
 fn metric(node: &Node, series: &str) -> Result<usize> {
-    let text = String::from_utf8(node.netns().output(&mut node.command(&["metrics"]))?.stdout)?;
-    let of = text.lines().filter(|line| line.starts_with(series));
-    let values = of.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
-    Ok(values.sum())
+    let (name, label) = series.split_once('{').unwrap_or((series, ""));
+    let sum = Metrics::of(node)?.sum(name, &[label.trim_end_matches('}')]);
+    Ok(usize::try_from(sum)?)
 }
 
 #[test]
@@ -274,12 +274,6 @@ fn refusals(lab: &Lab, store: &Store, client: &Pod<'_>, web: &Pod<'_>) -> Result
     // The others go on.
     let stream = client.connect(web.at(Family::V4, 8080))?;
     Ok(echoes(&stream, b"still here")?)
-}
-
-/// Tries to speak, which does not work.
-fn refused(from: &Pod<'_>, to: SocketAddr) {
-    let spoken = from.connect(to).and_then(|it| echoes(&it, b"may I?"));
-    assert!(spoken.is_err(), "{to} answers");
 }
 
 #[test]

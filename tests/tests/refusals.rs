@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use mesh_common::HBONE_PORT;
-use mesh_tests::app::{App, Server, echoes};
+use mesh_tests::app::{App, Server, refused};
 use mesh_tests::flows::told;
 use mesh_tests::foreign::Foreign;
 use mesh_tests::lab::scenario;
@@ -22,12 +22,6 @@ fn unknown(client: &Pod<'_>, family: Family) -> Result<SocketAddr> {
         IpAddr::V6(it) => IpAddr::from((u128::from(it) + 250).to_be_bytes()),
     };
     Ok(SocketAddr::new(address, 8080))
-}
-
-/// Tries to speak, which does not work.
-fn refused(from: &Pod<'_>, to: SocketAddr) {
-    let spoken = from.connect(to).and_then(|it| echoes(&it, b"may I?"));
-    assert!(spoken.is_err(), "{to} answers");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What the agents tell of connections: metrics to the byte.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread::sleep;
 
@@ -8,6 +7,7 @@ use anyhow::{Context, Result};
 use mesh_tests::app::{App, Server, echoes, echoes_to_the_end};
 use mesh_tests::flows::{AT_ONCE, flows};
 use mesh_tests::lab::{Lab, scenario};
+use mesh_tests::metrics::Metrics;
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::wait::{SOON, eventually};
@@ -16,30 +16,6 @@ use mesh_tests::world::Family;
 /// Connections, and bytes that each sends and gets back.
 const CONNECTIONS: u64 = 20;
 const BYTES: u64 = 10_007;
-
-/// Samples of an agent's metrics by name and labels.
-struct Metrics(BTreeMap<String, u64>);
-
-impl Metrics {
-    fn of(node: &Node) -> Result<Self> {
-        let text = String::from_utf8(node.netns().output(&mut node.command(&["metrics"]))?.stdout)?;
-        let samples = text.lines().filter(|line| !line.starts_with('#'));
-        let samples = samples.filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            Some((series.to_owned(), value.parse().ok()?))
-        });
-        Ok(Self(samples.collect()))
-    }
-
-    /// The sum of the samples of a name with these labels.
-    fn sum(&self, name: &str, labels: &[&str]) -> u64 {
-        let of = self.0.iter().filter(|(series, _)| {
-            let bare = series.split('{').next();
-            bare == Some(name) && labels.iter().all(|it| series.contains(it))
-        });
-        of.map(|(_, value)| value).sum()
-    }
-}
 
 /// Connections opened, closed and open; bytes of requests and of responses.
 fn counts(node: &Node, reporter: &str) -> Result<[u64; 5]> {

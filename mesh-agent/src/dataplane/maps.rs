@@ -152,7 +152,7 @@ pub struct Fill {
 }
 
 impl Fill {
-    pub(super) const fn new(name: &'static str, held: usize, room: u32) -> Self {
+    const fn new(name: &'static str, held: usize, room: u32) -> Self {
         Self {
             map: name,
             held,
